@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The command line: help without heavy libraries, exit codes, one sentence, one JSON line."""
+"""The command line: help without heavy libraries, exit codes, one error sentence, JSON line."""
 
 from __future__ import annotations
 

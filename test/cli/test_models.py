@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The verbs that make a model: compile and simulate, through the command line."""
+"""The verbs compile and simulate, through the command line."""
 
 from collections.abc import Callable
 import json

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Data sets on disk: the layout of the photograph sets, and the same bytes for the same seed."""
+"""Data sets on disk: the layout of labelled photographs, and equal bytes for equal seeds."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The demo: what happened is read right, drawn, summed up, and judged."""
+"""The demo: its timeline is read, drawn, summarised and checked correctly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from uncertainty_seg.storage.bags.writer import BagWriter, diagnostics_message, 
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 START_NS, STEP_NS = 1_700_000_000_000_000_000, 500_000_000
-# One letter a frame: the event (. inspection) and the verdict (c, u, r, f; space is dropped).
+# One letter per frame: the event (. is inspection) and the verdict (a space is a dropped frame).
 EVENTS = {'.': 'inspection', 's': 'silt_cloud', 'd': 'diver', 'b': 'burial', 'x': 'fish'}
 KINDS = {'c': 'confident', 'u': 'uncertain', 'r': 'recovering', 'f': 'fault', ' ': 'dropped'}
 GOOD = ('....ssss....dddd....', 'rcccuuuucccccuurrccc')
@@ -73,7 +73,7 @@ def write_bags(folder: Path, events: str, kinds: str) -> tuple[Path, Path]:
             dive.write_image('/ground_truth/mask', t, 'cam', label, 'mono8')
             if kind == ' ':
                 continue
-            # The recorder hears of it some time later.
+            # The recorder receives it later.
             late = t + 10**12
             if kind != 'f':
                 out.write_image('/uncertainty_seg/mask', t, 'cam', label, 'mono8', late)
@@ -85,7 +85,7 @@ def write_bags(folder: Path, events: str, kinds: str) -> tuple[Path, Path]:
             }
             status = Status(0, 'uncertainty_seg: verdict', 'why', values)
             out.write('/uncertainty_seg/status', diagnostics_message(t, (status,)), late)
-        # The watchdog speaks between frames; that is no frame's verdict.
+        # A status of the staleness timer between frames belongs to no frame.
         stale = Status(2, 'uncertainty_seg: verdict', 'no frame',
                        {'kind': 'fault', 'score_ratio': 'inf'})
         stamp, late = START_NS + 77, START_NS + 10**13
@@ -107,17 +107,17 @@ def test_timeline_joins_both_bags_by_stamp(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('events', 'kinds', 'fell', 'rose', 'was_up'), [
-    ('..ssss....', 'ccuuuurrcc', 0.0, 1.0, True),      # at once; up again 1 s after the end
-    ('..ssss....', 'ccccuuuccc', 1.0, 0.5, True),      # 1 s late; one more frame to rise
-    ('..ssss....', 'ccuucccccc', 0.0, -1.0, True),     # up again 1 s before the end
-    ('..ssss....', 'ccuucuuucc', 0.0, 1.0, True),      # a flicker is no recovery
-    ('..ssss....', 'cccccccccc', math.inf, 0.0, True),  # never fell
-    ('..ssss....', 'ccuuuuuuuu', 0.0, math.inf, True),  # never rose
-    ('..ssss....', 'uuuuuucccc', 0.0, 0.0, False),     # was down before
-    ('..ssss....', 'cuuuuucccc', 0.0, 0.0, True),      # was up, if not to the last moment
-    ('..ssssdddd', 'ccuuuucccc', 0.0, math.inf, True),  # rose only in the next event
-    ('ssss......', 'uuuucccccc', 0.0, 0.0, False),     # begins with the dive
-    ('..ss ss...'.replace(' ', 's'), 'c uu  uccc', 0.0, 0.0, True),  # dropped frames do not count
+    ('..ssss....', 'ccuuuurrcc', 0.0, 1.0, True),      # falls at once; rises 1 s after the end
+    ('..ssss....', 'ccccuuuccc', 1.0, 0.5, True),      # falls 1 s late; rises one frame after
+    ('..ssss....', 'ccuucccccc', 0.0, -1.0, True),     # rises 1 s before the end
+    ('..ssss....', 'ccuucuuucc', 0.0, 1.0, True),      # a short rise does not count
+    ('..ssss....', 'cccccccccc', math.inf, 0.0, True),  # never falls
+    ('..ssss....', 'ccuuuuuuuu', 0.0, math.inf, True),  # never rises
+    ('..ssss....', 'uuuuuucccc', 0.0, 0.0, False),     # was false before
+    ('..ssss....', 'cuuuuucccc', 0.0, 0.0, True),      # was true shortly before
+    ('..ssssdddd', 'ccuuuucccc', 0.0, math.inf, True),  # rises only in the next event
+    ('ssss......', 'uuuucccccc', 0.0, 0.0, False),     # the event begins with the dive
+    ('..ss ss...'.replace(' ', 's'), 'c uu  uccc', 0.0, 0.0, True),  # dropped frames are skipped
 ])
 def test_events_know_when_the_flag_fell_and_rose(
     events: str, kinds: str, fell: float, rose: float, was_up: bool
@@ -238,7 +238,7 @@ def test_offline_demo_end_to_end(
     assert (facts['frames'], facts['processed'], facts['is_offline']) == (16, 16, True)
     names = {p.name for p in (tmp_path / 'out').iterdir()}
     assert {'dive', 'output_bag', 'contact_sheet.png'} <= names
-    # The tiny network knows three colours and nothing of the sea: its flag cannot be right.
+    # The tiny network only classifies colours, so its flag fails the demo's check.
     assert main(words) == 1
     said = capsys.readouterr()
     assert 'flag' in said.err.splitlines()[-1]
@@ -256,7 +256,7 @@ def test_child_that_fails_is_quoted(tmp_path: Path) -> None:
 
 @contextmanager
 def interrupting(number: int) -> Iterator[None]:
-    """Let a signal be a KeyboardInterrupt."""
+    """Turn a signal into a KeyboardInterrupt."""
     def interrupt(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
@@ -277,7 +277,7 @@ def test_a_second_signal_leaves_no_child_that_is_slow_to_end(tmp_path: Path) -> 
     child = ChildProcess('diver', 'child', [], tmp_path, {'PYTHONPATH': str(tmp_path)})
     with interrupting(signal.SIGUSR1), pytest.raises(KeyboardInterrupt), child:
         child.wait_for('ready', 60, [])
-        # When the end of the block has begun to stop it and to wait.
+        # Interrupts while the end of the block stops the process and waits for it.
         threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGUSR1)).start()
     pid = json.loads((tmp_path / 'diver.out').read_text())['ready']
     with pytest.raises(ProcessLookupError):

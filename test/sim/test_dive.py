@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Dives: events where promised, smooth, and any frame by itself."""
+"""Dives: events at their stated times, smooth motion, and frames rendered independently."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Rays meet what they should: known answers, and pixels put back into the world."""
+"""Ray intersections: known answers, and reprojection of pixels into the world."""
 
 from __future__ import annotations
 

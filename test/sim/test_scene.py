@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Single scenes: repeatable, honestly labelled, and murkier when they should be."""
+"""Single scenes: repeatable, correctly labelled, and less visible with more turbidity."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_turbidity_takes_contrast_and_labels_away_step_by_step():
         for turbidity in (0.0, 0.3, 0.55, 0.8, 1.0):
             scene = render_scene(seed, size=SMALL, turbidity=turbidity)
             grey = cv2.cvtColor(scene.image, cv2.COLOR_BGR2GRAY).astype(np.float32)
-            # Structure of a few pixels: wider than noise, narrower than the lamps' glow.
+            # Structures of a few pixels: wider than noise, narrower than the light of the lamps.
             band = cv2.GaussianBlur(grey, (0, 0), 2) - cv2.GaussianBlur(grey, (0, 0), 6)
             contrast.append(float(np.median(np.abs(band))))
             labelled.append(float((scene.mask != SEABED).mean()))

@@ -1,13 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Try to make the flag of the real node lie, over DDS and at camera rate, and count how often it did.
+Inject faults into the real node, over DDS and at camera rate, and count wrong flags ("lies").
 
     scripts/soak [--seconds 300] [--seed 0] [--rate 30] [--only NAME ...]
 
-Node, governor and camera are processes of their own. This process does what an operator could do
-to them, one thing after the other as the seed has it, and hears flag, numbers, status and factor.
-`soak_oracle` judges them. A line tells the progress; the last is one JSON
-object. The exit code is 0 if there was no lie, good frames were true, and nothing grew.
+Node and governor are separate processes. This process sends the frames, acts on node and governor
+like an operator, in an order given by the seed, and receives flag, numbers, status and factor.
+`soak_oracle` judges them. It prints lines of progress; the last line is one JSON object. The exit
+code is 0 if no flag was wrongly true, good frames were true, and memory did not grow.
 
 """
 
@@ -41,15 +41,15 @@ from soak_oracle import Answer, Event, Factor, Flag, Frame, Oracle, Span
 
 FOLDER = Path(__file__).resolve().parent
 SLOW, SCALE, TIMEOUT_S = 0.2, 0.5, 1.0
-# Events are judged when none of before can come any more.
+# An event is judged after this time, when all earlier events have been received.
 PATIENCE_S = 4.0
-# What a process may take more, from the middle third of a run to the last: of memory so much, and
-# so much a second; of handles and threads none.
+# Allowed growth of a process's memory from the middle third of a run to the last: a constant, plus
+# a rate. Handles and threads must not grow.
 MOST_KB, MOST_KB_A_SECOND, LEAST_SAMPLES = 4096.0, 2.0, 150
 
 
 class Camera:
-    """A thread that sends frames at its rate, and notes of each what was done to it."""
+    """A thread that sends frames at its rate, and records the fault of each."""
 
     def __init__(self, node: Any, seed: int, rate_hz: float) -> None:
         from sensor_msgs.msg import Image
@@ -88,7 +88,7 @@ class Camera:
 
 
 class Soak:
-    """Everything that runs, and what is done to it; the stack ends what was begun."""
+    """All processes of the soak and the actions on them; `stack` ends the processes."""
 
     def __init__(
         self, args: argparse.Namespace, domain: int, folder: Path, stack: ExitStack
@@ -105,7 +105,7 @@ class Soak:
         self.done: Counter[str] = Counter()
         parameters = {
             'max_age_s': MAX_AGE_S, 'max_repeats': MAX_REPEATS,
-            # Between red and red with a grey half: of the content, the tiny network sees that.
+            # A threshold between red and half grey, which the tiny network can distinguish.
             'gate__threshold_scale': SCALE,
             'reliability': 'reliable', 'stale_timeout_s': TIMEOUT_S,
             'log__folder': str(folder / 'log'), 'log__quota_mb': 3.0, 'log__free_disk_mb': 0.25,
@@ -127,7 +127,7 @@ class Soak:
         stack.callback(self.client.close)
         self._listen()
         self.client.wait_for_camera_match()  # the node is active
-        # A second publisher of images, though it sends none, lowers the flag for a while.
+        # The client's camera would count as a second publisher and lower the flag.
         self.client.node.destroy_publisher(self.client.camera)
         self.camera = self.new_camera()
         stack.callback(self._let_go)
@@ -167,18 +167,18 @@ class Soak:
     # --- events --------------------------------------------------------------------------------
 
     def note(self, event: Event) -> None:
-        """Keep an event until all of before it are here."""
+        """Queue an event, to be judged in the order of times."""
         heapq.heappush(self._heap, (event.time_s, next(self._numbers), event))
 
     def judge(self, until_s: float = math.inf) -> None:
-        """Let the oracle judge the events up to a time."""
+        """Pass the events up to a time to the oracle."""
         while not self.camera.noted.empty():
             self.note(self.camera.noted.get())
         while self._heap and self._heap[0][0] <= until_s:
             self.oracle.feed([heapq.heappop(self._heap)[2]])
 
     def spin(self, seconds: float) -> None:
-        """Hear, judge and sample for a while."""
+        """Receive, judge and sample for a number of seconds."""
         end_s = time.monotonic() + seconds
         while (left_s := end_s - time.monotonic()) > 0:
             self.client.spin(min(left_s, 0.1))
@@ -209,14 +209,14 @@ class Soak:
         with (self._folder / 'samples.jsonl').open('a') as file:
             file.write(json.dumps(sample) + '\n')
 
-    # --- what is done ----------------------------------------------------------------------------
+    # --- actions ---------------------------------------------------------------------------------
 
     def new_camera(self) -> Camera:
         seed = self._args.seed + 1000 * next(self._cameras)
         return Camera(self.client.node, seed, self._args.rate)
 
     def calm(self) -> None:
-        """Let the flag and the factor rise; note whether they did, if it was long enough."""
+        """Do nothing for a while; count whether the factor rose, if the time sufficed."""
         calm_s = self.random.uniform(1.5, 2 + TIMEOUT_S)
         self.spin(calm_s)
         if calm_s > 1.5 + TIMEOUT_S:
@@ -228,7 +228,7 @@ class Soak:
         return self.node.is_running and self.governor.is_running
 
     def do(self, name: str) -> None:
-        """Do one thing by its name; what fails meanwhile does not end the run."""
+        """Do one action by its name; an error is recorded and does not end the run."""
         try:
             if name in FAULTS:
                 self.camera.plan(name)
@@ -250,15 +250,15 @@ class Soak:
         self.spin(silence_s)
 
     def lose_camera(self) -> None:
-        """Take the camera away and start another."""
+        """Destroy the camera and start another."""
         self.camera.end()
         self.spin(self.random.uniform(0.0, 2.5))
-        self.judge(0.0)  # takes in its last frames
+        self.judge(0.0)  # queues its last frames
         self.camera = self.new_camera()
         self.spin(1.0)
 
     def stop_node(self) -> None:
-        """Stop the process of the node and let it go on, at times without frames meanwhile."""
+        """Stop the node's process and continue it, sometimes without frames meanwhile."""
         pause_s = self.random.choice((0.3, 1.1, 2.0, 3.5))
         if self.random.random() < 0.5:
             self.camera.silent_until_s = time.monotonic() + pause_s + 0.5
@@ -279,7 +279,7 @@ class Soak:
         assert all(result.successful for result in results), results
 
     def change_passes(self) -> None:
-        """Set a T that is not calibrated, and back."""
+        """Set an uncalibrated T, then restore it."""
         self.change(passes=4)
         with self.span('uncalibrated'):
             self.spin(1.0)
@@ -293,7 +293,7 @@ class Soak:
         self.spin(0.5)
 
     def deactivate(self) -> None:
-        """Go through the lifecycle, at times down to unconfigured."""
+        """Deactivate and activate the node, sometimes with a cleanup between."""
         assert self.client.change_state('deactivate')
         with self.span('inactive'):
             self.spin(self.random.uniform(0, 1))
@@ -307,7 +307,7 @@ class Soak:
     # --- the run ----------------------------------------------------------------------------
 
     def run(self, seconds: float, only: Sequence[str]) -> None:
-        """Do one thing after the other: each once, in an order of chance, and then anew."""
+        """Do all actions once in random order, then repeat, for a number of seconds."""
         self.spin(3.0)
         start_s, told_s, names = time.monotonic(), 0.0, deque[str]()
         while (passed_s := time.monotonic() - start_s) < seconds and self.is_whole:
@@ -349,7 +349,7 @@ DEEDS: dict[str, Callable[[Soak], None]] = {
 
 
 def growth(samples: Sequence[dict[str, float]]) -> dict[str, list[float]]:
-    """Return the medians of the middle and of the last third; nothing of a short run."""
+    """Return the medians of the middle and the last third; {} for a short run."""
     size = len(samples) // 3
     if len(samples) < LEAST_SAMPLES:
         return {}
@@ -358,7 +358,7 @@ def growth(samples: Sequence[dict[str, float]]) -> dict[str, list[float]]:
 
 
 def faults_of(report: dict[str, Any]) -> list[str]:
-    """Say what of a report is not as it must be."""
+    """Return the failures in a report, as sentences."""
     found = list(report['errors'])
     if report['lies']:
         found.append(f'{report["lies"]} lies')
@@ -378,7 +378,7 @@ def faults_of(report: dict[str, Any]) -> list[str]:
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run and print."""
+    """Run the soak and print its report."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n')[1])
     parser.add_argument('--seconds', type=float, default=300.0, help='length of the run [300]')
     parser.add_argument('--seed', type=int, default=0)

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The real node with a network that returns what cannot be, run by the soak as a process.
+The real node with a network that returns invalid results, run by the soak as a process.
 
-The green value amid the image commands. Other modules take the commands from here.
+The green value in the middle of the image selects a fault; other modules import `COMMANDS`.
 
 """
 
@@ -27,7 +27,7 @@ _Change = Callable[[PassSums], PassSums]
 
 
 def _with(name: str, value: float) -> _Change:
-    """Return a change of one number of a sum."""
+    """Return a change that sets one element of a sum."""
     def change(sums: PassSums) -> PassSums:
         values = getattr(sums, name).copy()
         values.flat[values.size // 3] = value
@@ -36,7 +36,7 @@ def _with(name: str, value: float) -> _Change:
 
 
 def _each(change: Callable[[Any], Any]) -> _Change:
-    """Return a change of every sum."""
+    """Return a change that applies to every sum."""
     return lambda sums: replace(sums, **{name: change(getattr(sums, name)) for name in SUMS})
 
 
@@ -61,14 +61,14 @@ CHANGES: Mapping[str, _Change] = {
     'fails': _fails,
     'surprises': _surprises,
 }
-# Done by the backend itself, with what it remembers and with time.
+# Faults that the backend implements itself: earlier results, and delays.
 OTHERS = ('repeats', 'repeats_older', 'slow', 'hang')
 COMMANDS = {name: code for code, name in enumerate((*CHANGES, *OTHERS), 100)}
 _NAMES = {code: name for name, code in COMMANDS.items()}
 
 
 class MisbehavingBackend:
-    """Run another backend, and spoil what it returns if the image says so."""
+    """Run another backend, and change its result as the image commands."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner

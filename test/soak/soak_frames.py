@@ -2,10 +2,9 @@
 """
 A camera whose frames are good or faulty by construction, from a seed.
 
-Each frame says itself whether a flag about it may be true. That is decided here from what was made
-of the frame, and from the rules that the documentation states about stamps and repeated pixels;
-nothing of the package is asked. What the network does wrong is commanded by the green value in the
-middle of the image, which `soak_backend` reads.
+Each frame records whether its flag may be true. That follows from how the frame was made, and from
+the documented rules on stamps and repeated pixels, without code of the package. The green value in
+the middle of the image commands faults of the network, which `soak_backend` executes.
 
 """
 
@@ -34,16 +33,16 @@ CONTENT_FAULTS = ('grey', 'quarter_black', 'half_grey')
 FINE = ('good', 'other_size', 'slow')
 NETWORK_FAULTS = tuple(name for name in COMMANDS if name not in FINE)
 FAULTS = (*STAMP_FAULTS, *PIXEL_FAULTS, *IMAGE_FAULTS, *CONTENT_FAULTS, *NETWORK_FAULTS)
-# Faults that need several frames to be one; of a steady offset the first goes back, too.
+# Numbers of frames of faults that need several; the first frame of an offset also goes back.
 _LENGTHS = {**dict.fromkeys(('hour_old', 'too_old', 'day_ahead', 'too_far_ahead'), (6, 9)),
             'alternating': (4, 9), 'frozen': (4, 9), 'ring': (6, 12), 'hang': (1, 1),
             'slow': (1, 1), 'other_size': (2, 6)}
-_MEMORY = 60  # stamps that may be repeated; far fewer than are remembered
+_MEMORY = 60  # stamps that may be repeated; far fewer than the node remembers
 
 
 @dataclass(frozen=True)
 class Shot:
-    """A frame, what was done to it, and whether it may be true."""
+    """A frame, its kind of fault, and whether its flag may be true."""
 
     image: RawImage
     stamp_ns: int
@@ -52,19 +51,19 @@ class Shot:
 
 
 class FaultyCamera:
-    """Frames from a seed; the same one gives the same frames, for the same times."""
+    """A source of frames; equal seeds and times give equal frames."""
 
     def __init__(self, seed: int) -> None:
         self._random, self._noise = random.Random(seed), np.random.default_rng(seed)
         self._plan: deque[str] = deque()
-        self._stamps: deque[int] = deque(maxlen=_MEMORY)  # all those that were sent
+        self._stamps: deque[int] = deque(maxlen=_MEMORY)  # the last sent stamps
         self._before_ns = 0
-        self._images: deque[ImageU8] = deque(maxlen=3)  # those that may be sent again
+        self._images: deque[ImageU8] = deque(maxlen=3)  # images that may be sent again
         self._num_repeats = 0
         self._last: ImageU8 | None = None
 
     def draw(self, now_ns: int, is_storm: bool) -> Shot:
-        """Return a frame that is sent at a time; a good one, unless planned or in a storm."""
+        """Return the frame for a time: the planned one, a random one in a storm, or a good one."""
         if not self._plan and not is_storm:
             return self.shoot('good', now_ns)
         if not self._plan:
@@ -73,18 +72,18 @@ class FaultyCamera:
         return self.shoot(self._plan.popleft(), now_ns)
 
     def plan(self, kind: str) -> None:
-        """Let the next frames be of a kind, as many as that takes."""
+        """Plan the next frames to be of a kind, as many as the kind needs."""
         self._plan.extend([kind] * self._random.randint(*_LENGTHS.get(kind, (1, 4))))
 
     def shoot(self, kind: str, now_ns: int) -> Shot:
-        """Return a frame of a kind, which is faulty as its past has it."""
+        """Return a frame of a kind; whether it is good also depends on earlier frames."""
         pixels = self._pixels(kind)
         image, is_readable = self._image(kind, pixels)
         stamp_ns = self._stamp(kind, now_ns)
         is_good = kind not in (*IMAGE_FAULTS, *CONTENT_FAULTS, *NETWORK_FAULTS)
         if not self._is_stamp_good(stamp_ns, now_ns):
             is_good = False
-            if kind in FINE:  # as after one of tomorrow, or if two were sent at once
+            if kind in FINE:  # as after a frame from the future, or for two frames at once
                 kind = 'back'
         if is_readable and not self._are_pixels_new(pixels, kind):
             is_good = False
@@ -97,7 +96,7 @@ class FaultyCamera:
             at = -1 if kind == 'frozen' else self._num_repeats % len(self._images)
             return self._images[at]
         height, width = self._random.choice(SIZES) if kind == 'other_size' else (HEIGHT, WIDTH)
-        # Red, which the tiny network is sure of, with the noise of a camera.
+        # Red, of which the tiny network is certain, with sensor noise.
         pixels = self._noise.integers(0, 9, (height, width, 3), np.uint8)
         pixels[..., 2] += 247
         middle = np.s_[height * 3 // 8:height * 5 // 8, width * 3 // 8:width * 5 // 8]
@@ -132,10 +131,10 @@ class FaultyCamera:
 
     def _are_pixels_new(self, pixels: ImageU8, kind: str) -> bool:
         is_known = any(pixels is one for one in self._images)
-        # One from before the last picture is as bad as too many of that.
+        # An image older than the last one exceeds the allowed repeats at once.
         step = 1 if pixels is self._last else MAX_REPEATS + 2
         self._num_repeats, self._last = self._num_repeats + step if is_known else 0, pixels
-        if kind == 'good':  # one that commands nothing
+        if kind == 'good':  # has no command
             self._images.append(pixels)
         return self._num_repeats <= MAX_REPEATS
 
@@ -170,7 +169,7 @@ class FaultyCamera:
 
 
 def message(shot: Shot, name: str) -> Any:
-    """Return a frame as a message that tells its name."""
+    """Return a frame as a message with its name in the header."""
     from builtin_interfaces.msg import Time
     from sensor_msgs.msg import Image
 

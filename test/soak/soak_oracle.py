@@ -1,21 +1,22 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Decides from outside when a flag may be true, and counts what was said otherwise.
+An oracle that decides, outside the node, when a flag may be true, and counts violations ("lies").
 
-It knows what was sent and when, and what was heard and when it was published, all by the system
-clock; it asks neither the node nor the package. A pure function of events in the order of their
-times.
+Its input are the sent frames and the received messages with their times of sending, all by the
+system clock; it uses no code of the node or the package. It is a pure function of the events in
+the order of their times.
 
 A true flag is a lie
 
 * about a frame that is faulty;
-* when fewer than `rise_frames` good frames in a row were answered since the gate was restarted;
+* if fewer than `rise_frames` good frames in a row were answered since the gate was restarted;
 * about a frame that is older than `max_age_s`, unless a false follows within `CORRECTED_S`;
-* when no flag follows it within `stale_timeout_s`, and the process was not stopped meanwhile;
+* if no flag follows within `stale_timeout_s` and the process was not stopped meanwhile;
 * while the node is inactive or uncalibrated.
 
-A factor of the governor above the slow one is a lie unless true flags, and they alone, were sent
-for `settle_s` and up to `deadline_s` ago. `MARGIN_S` is added to all times: a busy machine.
+A factor of the governor above the slow one is a lie unless only true flags were sent for
+`settle_s`, the last at most `deadline_s` ago. `MARGIN_S` is added to all times, to allow for a
+busy machine.
 
 """
 
@@ -28,15 +29,15 @@ from dataclasses import dataclass, field
 from soak_frames import MAX_AGE_S, MAX_SKEW_S
 
 MARGIN_S, CORRECTED_S, SETTLED_S = 0.5, 0.1, 0.02
-# Faults that are one only if the frames before were seen, and how many of those are looked at.
+# Faults only if the node saw the frames before, and the number of frames before that matter.
 RELATIVE, LOOKED_BACK = ('repeated', 'alternating', 'frozen', 'ring', 'back'), 70
-# Spans of time in which no flag may be true.
+# Spans in which no flag may be true.
 DOWN = ('inactive', 'uncalibrated')
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A frame is about to be sent; it was taken then, and is stamped `lead_s` later."""
+    """A frame is sent, taken at `time_s` and stamped `lead_s` later."""
 
     time_s: float
     name: str
@@ -55,7 +56,7 @@ class Flag:
 
 @dataclass(frozen=True)
 class Answer:
-    """The status of a flag was published; `name` is the frame's, empty for no frame."""
+    """The status of a flag was published; `name` is the frame's, '' if it is of no frame."""
 
     time_s: float
     name: str
@@ -74,10 +75,10 @@ class Factor:
 @dataclass(frozen=True)
 class Span:
     """
-    Something began or ended; good frames need not be true meanwhile.
+    The start or end of a span, in which good frames need not be true.
 
-    'paused': the node's process was stopped; 'restarting': asked for, and done; 'activated': the
-    node forgets what it saw; and those of `DOWN`.
+    'paused': the node's process is stopped; 'restarting': from the request of a restart to its
+    end; 'activated': the node has forgotten earlier frames; and the spans of `DOWN`.
     """
 
     time_s: float
@@ -93,9 +94,9 @@ class Oracle:
     """
     Judge events in the order of their times.
 
-    `lies` says what was true and may not have been; `ready` counts answers to good frames after
-    enough of them, `blind` those of them that were false. One time is the timeout of the flag, and
-    of the governor the deadline and how long it settles.
+    `lies` lists flags that were wrongly true. `ready` counts answers to good frames after enough
+    good ones, and `blind` those that were false. `timeout_s` is the flag's timeout and also the
+    governor's deadline and settling time.
     """
 
     slow_factor: float
@@ -114,7 +115,7 @@ class Oracle:
     blind: int = 0
 
     def __post_init__(self) -> None:
-        """Start from nothing."""
+        """Initialize the state."""
         self._frames: dict[str, Frame] = {}
         self._recent: deque[str] = deque(maxlen=LOOKED_BACK)
         self._unseen: set[str] = set()
@@ -123,14 +124,14 @@ class Oracle:
         self._flag: Flag | None = None
         self._is_paired = True
         self._late: tuple[float, str] | None = None
-        self._alive_s = 0.0  # when the node last came back from a pause
-        # Of the true flags in a row that the governor can have heard; and when the last were.
+        self._alive_s = 0.0  # when the node last continued after a pause
+        # Start of the current series of true flags, and when the last series ended.
         self._true_since_s: float | None = None
         self._broken_s = 0.0
         self._calm = 0
 
     def feed(self, events: Iterable[Event]) -> None:
-        """Take events, in order."""
+        """Judge events, given in order."""
         for event in events:
             self._check_silence(event.time_s)
             getattr(self, f'_on_{type(event).__name__.lower()}')(event)
@@ -138,7 +139,7 @@ class Oracle:
     def _lie(self, time_s: float, text: str) -> None:
         self.lies.append(f'{time_s:.3f}: {text}')
 
-    # --- what was done -------------------------------------------------------------------------
+    # --- sent frames and actions ---------------------------------------------------------------
 
     def _on_frame(self, frame: Frame) -> None:
         self.sent[frame.kind] += 1
@@ -155,16 +156,16 @@ class Oracle:
         if span.what == 'paused':
             self._alive_s = self._alive_s if span.is_on else span.time_s
         elif span.what in ('restarting', 'activated'):
-            # The answer of the service may come after the first frames that count.
+            # The service's response may arrive after the first frames that count.
             if not span.is_on:
                 self._run = min(self._run, self._run_since)
             else:
                 self._run_since = 0
                 self._run = self._run if span.what == 'restarting' else 0
             if span.what == 'activated':
-                self._unseen |= set(self._recent)  # known to the node no more
+                self._unseen |= set(self._recent)  # the node has forgotten them
 
-    # --- what was heard ------------------------------------------------------------------------
+    # --- received messages ---------------------------------------------------------------------
 
     def _on_flag(self, flag: Flag) -> None:
         if self._flag is not None and self._flag.value:
@@ -199,7 +200,7 @@ class Oracle:
         frame = self._frames.get(answer.name)
         if frame is None:
             if not answer.value:
-                self._calm = 0  # it fell for something that is no frame
+                self._calm = 0  # it fell for a reason other than a frame
             return
         self.answered[frame.kind] += 1
         is_good = self._is_good(frame, answer)
@@ -225,7 +226,7 @@ class Oracle:
             self._late = flag.time_s, f'true about a frame of {age_s:.2f} s ago'
 
     def _is_good(self, frame: Frame, answer: Answer) -> bool:
-        """Say whether a flag about a frame may be true; what nobody knows is what it was said."""
+        """Return whether a frame's flag may be true; if unknown, the node's answer is accepted."""
         is_excused = (
             (frame.kind in RELATIVE and self._has_gaps(frame))
             or (frame.kind == 'too_far_ahead'
@@ -249,7 +250,7 @@ class Oracle:
         self.num_fast += 1
         flag, since_s = self._flag, self._true_since_s
         if factor.time_s - self._broken_s <= MARGIN_S:
-            return  # what ended the series may still be on its way to the governor
+            return  # the end of the series may not have reached the governor yet
         if flag is None or since_s is None:
             self._lie(factor.time_s, f'factor {factor.value:.2f} without a true flag')
         elif factor.time_s - since_s < self.timeout_s - SETTLED_S:
@@ -262,8 +263,8 @@ class Oracle:
     def _check_silence(self, now_s: float) -> None:
         flag = self._flag
         if flag is None or not flag.value or 'paused' in self._spans:
-            return  # a stopped process cannot take its flag back; the governor can
+            return  # a stopped process cannot retract its flag; the governor handles that
         allowed_s = max(flag.time_s + self.timeout_s, self._alive_s) + MARGIN_S
         if now_s > allowed_s:
             self._lie(now_s, f'no flag for {now_s - flag.time_s:.2f} s after a true')
-            self._alive_s = now_s + 1e9  # once
+            self._alive_s = now_s + 1e9  # reported once

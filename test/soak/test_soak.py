@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The real node under every fault at random, for a minute: no lie, and true where it may be."""
+"""The real node under random faults of every kind: no wrong flag, and good frames are true."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROGRAM = str(Path(__file__).with_name('soak.py'))
 
 
 def soaked(*words: str) -> tuple[int, dict[str, Any], str]:
-    """Run the program; return its exit code, its report and all it said."""
+    """Run the soak; return its exit code, its report and its output."""
     done = subprocess.run([sys.executable, PROGRAM, *words], capture_output=True, text=True,
                           check=False, timeout=280)
     assert done.stdout, done.stderr

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Bags: what is written is read back, twice the same bytes, and bad bags get one sentence."""
+"""Bags: written messages are read back, writing is deterministic, bad bags give one sentence."""
 
 from __future__ import annotations
 
@@ -134,12 +134,12 @@ def test_an_mcap_bag_is_what_rosbag2_writes_to_the_readers_of_rosbags_and_mcap(
     assert {c.topic: c.metadata for _, c, _ in found} == {
         topic: {'offered_qos_profiles': '', 'topic_type_hash': name}
         for topic, name in hashes.items()}
-    # Players that are given the file alone take the metadata from here.
+    # Players that get only the file read the metadata from this record.
     assert note.name == 'rosbag2' and note.metadata['serialized_metadata'].endswith('version: 8')
 
 
 def test_pixels_that_were_damaged_on_the_disk_are_told_from_sound_ones(tmp_path: Path) -> None:
-    # Noise cannot be compressed: it lies in the file as it is, and any byte of it decodes.
+    # Noise is stored uncompressed, so that a changed byte still decodes.
     with BagWriter(tmp_path / 'bag') as bag:
         bag.write_image(CAMERA, START_NS, 'cam', picture(0, 200, 200), 'bgr8')
     file = tmp_path / 'bag' / 'bag_0.mcap'
@@ -219,7 +219,7 @@ def test_full_disk_is_one_sentence_and_leaves_nothing(
 
 
 def bag_of(path: Path, *topics: str) -> Path:
-    """Write a bag of a flag, or of an image on each topic."""
+    """Write a bag with a flag, and an image on each topic."""
     with BagWriter(path) as bag:
         bag.write('/flag', value_message(True), START_NS)
         for topic in topics:

@@ -29,7 +29,7 @@ def small_budget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def message(store: Any, num_bytes: int) -> Any:
-    """Make an image of zeros; in ROS 1 a header has a number besides."""
+    """Make an image of zeros; in ROS 1 the header also has a sequence number."""
     kinds = store.types
     number = [0] if 'seq' in kinds[HEADER].__dataclass_fields__ else []
     header = kinds[HEADER](*number, kinds['builtin_interfaces/msg/Time'](1, 0), 'camera')

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A bundle whose trunk gives features, from `calibrate` to the gate, and changed files."""
+"""A bundle with a feature output, from `calibrate` to the gate, and changed files."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ SETTINGS = settings_from_dict({'backend': 'onnxruntime', 'threads': 1})
 
 @pytest.fixture(scope='module')
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, Any]]:
-    """Return the bundle, its training images, and the line for scripts."""
+    """Return the bundle, its training images, and the JSON line of `calibrate`."""
     root = tmp_path_factory.mktemp('features')
     write_folder(root / 'train', 60, 1)
     write_folder(root / 'val', 20, 3)
@@ -69,7 +69,7 @@ def test_a_changed_missing_or_foreign_file_is_refused(
     content = bytearray((changed / FEATURES_FILE).read_bytes())
     content[500] ^= 1
     (changed / FEATURES_FILE).write_bytes(bytes(content))
-    for name in ('SHA256SUMS', 'calibration.json'):  # with the list, and without one
+    for name in ('SHA256SUMS', 'calibration.json'):  # with the list of hashes, then without it
         with pytest.raises(ModelBundleError, match=name):
             load_bundle(str(changed))
         (changed / 'SHA256SUMS').unlink(missing_ok=True)
@@ -105,7 +105,7 @@ def test_unknown_lights_up_where_a_patch_is_unlike_the_training_images(
 
     with open_pipeline(bundle, SETTINGS) as pipeline:
         usual = [strangeness(cv2.imread(str(path))) for path in images]
-        # Its middle alone lies between bars, which have no say in it.
+        # The middle columns alone get letterbox bars, which must not affect the result.
         middle = strangeness(cv2.imread(str(images[0]))[:, 16:48])[:, 5:11]
         np.testing.assert_allclose(middle, usual[0][:, 5:11], rtol=1e-4)
         image = cv2.imread(str(images[0]))

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Every file of a bundle is hashed, wherever weights and random operators are put."""
+"""Every file of a bundle is hashed; external weights and random operators are found anywhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES = ('card.json', 'calibration.json', 'trunk.onnx', 'passes.onnx')
 
 
 def bundle_of(folder: Path, head: onnx.ModelProto, **more: bytes) -> Path:
-    """Write a bundle with another head, and files whose dots are written as two underscores."""
+    """Write a bundle with another head and `more` files; `__` in a name stands for a dot."""
     files = {'trunk.onnx': tiny_trunk().SerializeToString(),
              'passes.onnx': head.SerializeToString()}
     write_bundle(folder, tiny_card(), files | {
@@ -125,7 +125,7 @@ def test_a_card_that_contradicts_the_list_is_refused(tiny_bundle: Path) -> None:
 
 
 def with_inner(op: str, holder: str) -> onnx.ModelProto:
-    """Return the tiny head with a node inside a subgraph or function, where no runtime counts."""
+    """Return the tiny head with a node inside a subgraph or function."""
     node = helper.make_node(op, ['features'], ['drawn'], domain='')
     out = helper.make_tensor_value_info('drawn', TensorProto.FLOAT, None)
     body = helper.make_graph([node], 'body', [], [out])
@@ -205,6 +205,6 @@ def test_a_bundle_of_links_as_colcon_installs_it_loads(tmp_path: Path, tiny_bund
 def test_a_huge_card_is_refused_before_it_is_read(tiny_bundle: Path) -> None:
     (tiny_bundle / 'SHA256SUMS').unlink()
     with (tiny_bundle / 'card.json').open('r+b') as file:
-        file.truncate(2**40)  # sparse: a terabyte that takes no disk
+        file.truncate(2**40)  # sparse: a terabyte without disk blocks
     with pytest.raises(ModelBundleError, match='1099511627776'):
         load_bundle(tiny_bundle)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One network of an ensemble by itself: the same answer, and no second network behind it."""
+"""One member of an ensemble as a bundle: equal output, and no nodes of the other members."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_first_member_alone_is_what_the_mask_that_chooses_it_gives(tmp_path:
 
     np.testing.assert_allclose(sums(alone), sums(suim), atol=2e-6)
     assert load_bundle(str(tmp_path / 'one'), False).card.method == 'single'
-    # ONNX Runtime runs nodes that lead nowhere: they must not be there.
+    # ONNX Runtime runs unused nodes too, so they must be removed.
     both, one = (len(onnx.load(bundle.trunk_path).graph.node) for bundle in (suim, alone))
     assert one < 0.65 * both
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Files of others: what is too large or too deep has a reason; a formula becomes a text."""
+"""Foreign files: too large or too deep ones raise with a reason; formulas are escaped."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_a_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match='ten'):
         read_bytes(tmp_path / 'ten', 9)
     os.mkfifo(tmp_path / 'pipe')
-    with pytest.raises(ValueError, match='pipe'):  # and nobody is waited for
+    with pytest.raises(ValueError, match='pipe'):  # raises without blocking
         read_bytes(tmp_path / 'pipe')
 
 

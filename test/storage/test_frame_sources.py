@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Sources: bags, folders and logs give the same frames; what is damaged is counted, not fatal."""
+"""Sources: bags, folders and logs give equal frames; damaged frames are counted, not fatal."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def rosbag1(path: Path) -> Path:
 
 
 def chunked(path: Path, damaged: Iterable[int] = (), count: int = NUM) -> Path:
-    """Write an MCAP file of one message a chunk; of some chunks the bytes are turned over."""
+    """Write an MCAP file with one message per chunk; the bytes of `damaged` chunks are changed."""
     from mcap.writer import CompressionType, Writer
 
     with path.open('wb') as file:
@@ -185,7 +185,7 @@ def test_every_kind_gives_the_same_frames(tmp_path: Path, what: str) -> None:
 def test_a_few_frames_of_a_long_bag_are_looked_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str, late_ns: int
 ) -> None:
-    # Of two frames with one stamp the place tells which it is.
+    # Two frames with equal stamps are distinguished by their position.
     stamps = {k: START_NS + (k - (k == 301)) * STEP_NS for k in range(400)}
     with BagWriter(tmp_path / 'bag', storage) as bag:
         for k, stamp_ns in stamps.items():
@@ -208,7 +208,7 @@ def test_a_picture_is_known_by_its_name_wherever_it_is_now(tmp_path: Path) -> No
     before = list(read_source(FrameSource(str(tmp_path / 'reef'), 'folder', '')))
     files = {frame.index: frame.file for frame in before}
     assert sorted(files.values()) == list(files.values())
-    (tmp_path / 'reef' / '0.png').write_bytes(png(99))  # the first now
+    (tmp_path / 'reef' / '0.png').write_bytes(png(99))  # sorts first
     (tmp_path / 'reef' / files.pop(3)).unlink()
     again = list(frames_at(str(tmp_path / 'reef'), 'folder', '', [*files, 3], files | {3: 'gone'}))
     assert again == [frame for frame in before if frame.index != 3]
@@ -248,7 +248,7 @@ def test_a_bag_that_is_still_being_written_is_read(tmp_path: Path, storage: str)
     bag = rosbag2(tmp_path / 'dive_07', storage)
     (bag / 'metadata.yaml').unlink()
     (file,) = bag.iterdir()
-    # As rosbag2 names it; with one message a chunk, as if each were on the disk already.
+    # rosbag2's name of the file; one message per chunk, so that each is already on the disk.
     file = file.rename(bag / f'dive_07_0{file.suffix}')
     if storage == 'mcap':
         chunked(file)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What is painted white counts in no score, wherever the image lies in the network's input."""
+"""White pixels of an ignore mask affect no score, at any position of the image in the input."""
 
 import dataclasses
 from pathlib import Path
@@ -47,13 +47,13 @@ def test_what_is_no_mask_is_said(tmp_path: Path, content: object) -> None:
 def test_what_lies_under_the_mask_moves_no_score(
     tiny_bundle: Path, tmp_path: Path, size: tuple[int, int]
 ) -> None:
-    """The left half is noise, of which the whole frame's scores are full; blue is sure."""
+    """Mask the left half, whose noise raises every score; the network is certain of blue."""
     height, width = size
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = 255
     sure = image.copy()
     image[:, :width // 2] = np.random.default_rng(0).integers(0, 255, (height, width // 2, 3))
-    # The tiny network averages blocks of 4x4 pixels: one more of them belongs to the noise.
+    # The tiny network averages 4x4 blocks, so the mask covers one more block at the edge.
     mask = np.zeros((30, 40), np.uint8)
     mask[:, :24] = 255
     bundle = load_bundle(str(tiny_bundle))
@@ -83,5 +83,5 @@ def test_another_mask_than_that_of_the_calibration_is_said_and_voids_the_promise
         assert ('ignore_mask' in caplog.text) == is_other
         assert ['ignore_mask' in text for text in pipeline.weakened_by] == is_other * [True]
         assert (pipeline.promise == VOID) == is_other
-        # Of several cameras each has its own.
+        # Each of several cameras has its own mask.
         assert pipeline.for_camera(None).weakened_by == () or calibration is with_mask

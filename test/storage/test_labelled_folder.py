@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Frames and their blocks are found in each form of the files, and what is wrong is said."""
+"""Labelled folders: frames and blocks in every file format, and errors."""
 
 import json
 from pathlib import Path
@@ -21,7 +21,7 @@ def write(tmp_path: Path, name: str, text: str) -> Path:
 @pytest.mark.parametrize(('name', 'text'), [
     ('b.json', '{"a": "dive", "b": "dive", "c": "other"}'),
     ('b.csv', 'c, other\nb,dive\na,dive\n'),
-    # As a spreadsheet writes it: a mark first, empty lines last.
+    # As spreadsheets write it, with a byte order mark first and empty lines last.
     ('b.csv', '\ufeffb,dive\r\nc, other\r\na,dive\r\n\r\n'),
     ('b.json', '\ufeff{"a": "dive", "b": "dive", "c": "other"}'),
 ])
@@ -76,7 +76,7 @@ def test_a_mask_that_holds_no_ids_is_said(
     ('', "'a'"), ('{"val": ["a", "b"]}', "'a'"),
 ])
 def test_one_name_for_two_images_is_refused(tmp_path: Path, splits: str, words: str) -> None:
-    """One of them counted twice, and the other one not at all."""
+    """Refuse it, since one image would count twice and the other not at all."""
     for name in ('images/a.png', 'images/a.jpg', 'images/b.png', 'masks/a.png', 'masks/b.png'):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         grey = np.full((8, 8, 1 if name.startswith('masks') else 3), len(name) % 2, np.uint8)
@@ -86,7 +86,7 @@ def test_one_name_for_two_images_is_refused(tmp_path: Path, splits: str, words: 
         (tmp_path / 'splits.json').write_text(splits)
     with pytest.raises(DatasetError, match=words):
         load_folder(tmp_path, 'val')
-    # A second name of one file, as where capitals are not told from small letters, is no image.
+    # A second name of the same file, as on a case-insensitive file system, is not an image.
     (tmp_path / 'images' / 'a.jpg').unlink()
     (tmp_path / 'images' / 'a.PNG').hardlink_to(tmp_path / 'images' / 'a.png')
     (tmp_path / 'splits.json').write_text('{"val": ["a", "b", "a"]}')

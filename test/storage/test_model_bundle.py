@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Bundles: what is wrong with one is said before the first frame."""
+"""Bundles: errors are reported before the first frame."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from uncertainty_seg.storage.model_bundle import (
 
 
 def changed_by_hand(folder: Path) -> Path:
-    """Take the list of hashes away, as bundles had none: what else a file says is looked at."""
+    """Remove the list of hashes, as in older bundles, so that other checks are reached."""
     (folder / 'SHA256SUMS').unlink()
     return folder
 
@@ -33,7 +33,7 @@ def test_a_card_cannot_name_a_file_outside_its_folder(tmp_path: Path) -> None:
     (bundle / 'inside').mkdir()
     (bundle / 'inside' / 'a.onnx').write_bytes(outside.read_bytes())
     for name in ('../outside.onnx', str(outside), 'inside/a.onnx', './trunk.onnx'):
-        # The file is there and its hash is right: only where it lies is wrong.
+        # The file exists and its hash is right; only its location is wrong.
         named = {**card, 'sha256': {**card['sha256'], name: card['sha256']['trunk.onnx']}}
         (bundle / 'card.json').write_text(json.dumps(named))
         with pytest.raises(ModelBundleError):
@@ -59,7 +59,7 @@ def test_a_name_is_never_that_of_two_bundles(
     for path in ('./pipeline', 'pipeline/', str(tmp_path / 'pipeline'), Path('pipeline')):
         assert load_bundle(path).card.name == 'tiny'
     assert load_bundle(str(shipped)).card.name == 'pipeline'
-    # A folder without a card is none, and the shipped ones themselves are one bundle each.
+    # A folder without a card is not a bundle, and a shipped bundle does not conflict with itself.
     (tmp_path / 'suim').mkdir()
     assert find_bundle('suim') == shipped_bundles()['suim']
     monkeypatch.chdir(shipped.parent)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A bundle of the form before passes.onnx is refused in one sentence, and so is half of one."""
+"""A bundle in the layout before passes.onnx, or partly so, is refused with one sentence."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,25 +20,25 @@ def test_an_old_bundle_is_to_be_compiled_or_trained_again(tmp_path: Path) -> Non
 
 
 def _old_head(folder: Path) -> None:
-    """Write a new card, whose passes are still the head of before."""
+    """Write a new card with the old head.onnx instead of passes.onnx."""
     (folder / 'passes.onnx').rename(folder / 'head.onnx')
     rewrite(folder, 'trunk.onnx', 'head.onnx')
 
 
 def _lost_passes(folder: Path) -> None:
-    """Write a new card that names passes.onnx, which is not there; head.onnx is."""
+    """Write a new card that names passes.onnx, but with head.onnx in its place."""
     (folder / 'head.onnx').write_bytes(tiny_head().SerializeToString())
     rewrite(folder, 'trunk.onnx', 'passes.onnx')
     (folder / 'passes.onnx').unlink()
 
 
 def _old_card(folder: Path) -> None:
-    """Write the new graphs with a card of before."""
+    """Write the new graphs with a card of the old schema."""
     rewrite(folder, 'trunk.onnx', 'passes.onnx', schema=1)
 
 
 def _old_key(folder: Path) -> None:
-    """Write a new card with a key of before."""
+    """Write a new card with a key of the old schema."""
     rewrite(folder, 'trunk.onnx', 'passes.onnx', reduction='coarse')
 
 

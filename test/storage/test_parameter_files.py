@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Parameter files: which keys speak to a node, compared with rclpy itself; what is refused."""
+"""Parameter files: which keys apply to a node, compared with rclpy; refused files."""
 
 from pathlib import Path
 
@@ -132,7 +132,7 @@ def test_a_file_for_another_node_is_refused_with_what_it_holds(tmp_path: Path) -
     require_files_for(words, '/auv1/uncertainty_seg')
     with pytest.raises(ConfigError):
         require_files_for(words, '/uncertainty_seg')
-    # What stands after -- is not ROS's.
+    # Arguments after -- are not ROS arguments.
     require_files_for(['--ros-args', '--', '--params-file', file], '/uncertainty_seg')
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The perceptual hash: drawn frequencies come back, small changes move few bits, others half."""
+"""The perceptual hash: known frequencies; small changes flip few bits, other images half."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Image = NDArray[np.uint8]
 
 
 def scene(seed: int, rows: int = 96, columns: int = 160) -> Image:
-    """Draw structure of several sizes in all colours."""
+    """Draw an image with structure of several sizes in all colours."""
     rng = np.random.default_rng(seed)
     total = np.zeros((rows, columns, 3))
     for size in (4, 16, 32):
@@ -24,7 +24,7 @@ def scene(seed: int, rows: int = 96, columns: int = 160) -> Image:
 
 
 def drawn(signs: NDArray[np.float64]) -> Image:
-    """Sum the 64 low frequencies, each with its sign, 32x32 grey."""
+    """Return the sum of the 64 low frequencies with given signs, as 32x32 grey."""
     n = np.arange(32)
     total = np.full((32, 32), 128.0)
     for u in range(8):

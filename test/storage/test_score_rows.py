@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The score table: rows come back to the bit, a part is whole or absent, models do not mix."""
+"""The score table: exact rows, parts that are whole or absent, one model per table."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_a_row_comes_back_to_the_bit(tmp_path: Path) -> None:
         'score.entropy.mean': 0.25, 'score.entropy.top': float(np.float32(0.1)),
         'share.sand': 0.75, 'share.fish': 0.25, 'phash': 2**64 - 4,
         'features': [float(np.float32(0.6)), float(np.float32(0.8)), 3.0]}
-    # NaN stays a number that is none: null would be left out of a mean without a word.
+    # NaN stays NaN: a null would be silently skipped in a mean.
     assert math.isnan(second['score.entropy.mean']) and second['score_ratio'] == math.inf
     assert table['score.entropy.mean'].null_count == 0
 
@@ -108,7 +108,7 @@ def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: P
         row(4, dive='given', source='/p/x.mcap', run='given'),
         row(5, dive='given', source='/q/x.mcap', run='given')])
     table = read_rows(tmp_path)
-    # sha256 of '/north/bag' and '/south/bag', taken with sha256sum.
+    # The sha256 of '/north/bag' and '/south/bag', computed with sha256sum.
     expected = ['bag_f1d93c', 'bag_802f93', 'long', 'long', 'given', 'given']
     assert unique_dives(table) == expected
     again = table.set_column(1, 'dive', pyarrow.array(expected))

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A node that trusts keys takes what they signed, byte for byte, and nothing else."""
+"""A node with trusted keys loads only bundles signed with one of them, byte for byte."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Ed25519PrivateKey = pytest.importorskip(f'{PRIMITIVES}.asymmetric.ed25519').Ed25
 
 @dataclass(frozen=True)
 class KeyPair:
-    """A private key's PEM file, the public one's, and the line inside of that."""
+    """PEM files of a private and a public key, and the base64 line of the public one."""
 
     private: Path
     public: Path
@@ -41,7 +41,7 @@ class KeyPair:
 
 
 def key_pair(folder: Path, name: str = 'key', key: object = None, password: str = '') -> KeyPair:
-    """Write a key pair as openssl does."""
+    """Write a key pair in openssl's format."""
     made = key or Ed25519PrivateKey.generate()
     secret = (serialization.BestAvailableEncryption(password.encode()) if password
               else serialization.NoEncryption())
@@ -91,7 +91,7 @@ def test_an_unsigned_bundle_is_taken_unless_keys_are_named(
 def test_a_list_made_anew_for_a_changed_file_is_not_signed(signed: Path, keys: KeyPair) -> None:
     signature = (signed / 'SHA256SUMS.sig').read_bytes()
     update_metrics(load_bundle(signed), {'val_mean_iou': 0.9})
-    (signed / 'SHA256SUMS.sig').write_bytes(signature)  # the stale one
+    (signed / 'SHA256SUMS.sig').write_bytes(signature)  # the outdated signature
     load_bundle(signed)
     with pytest.raises(ModelBundleError, match='trusted_keys'):
         load_bundle(signed, trusted_keys=(keys.line,))
@@ -132,7 +132,7 @@ def test_a_trusted_key_that_is_none_stops_the_start(tmp_path: Path, text: str) -
     pair = key_pair(tmp_path)
     folder = make_tiny_bundle(tmp_path / 'tiny')
     sign_bundle(folder, signatures.read_private_key(pair.private))
-    # Beside a key that would do: a typing error must not go unseen.
+    # Also together with a valid key, so that a typing error is noticed.
     for trusted in ((text,), (pair.line, text)):
         with pytest.raises(ConfigError):
             load_bundle(folder, trusted_keys=trusted)

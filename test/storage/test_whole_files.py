@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Whole files: on the disk before they are seen, nothing left of a failure, one holder a lock."""
+"""Atomic files: synced before they are visible, no remains of a failure, exclusive locks."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(
     status = target.stat()
     assert [step[:2] for step in done] == [
         ('sync', status.st_ino), ('rename', status.st_ino), ('sync', tmp_path.stat().st_ino)]
-    # All of it, not only what a buffer had passed on by then.
+    # The whole file, not only the part that was flushed by then.
     assert done[0][2] == status.st_size
     assert os.listdir(tmp_path) == ['file']
 

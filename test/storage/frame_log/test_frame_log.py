@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The frame log as the node uses it: content, counts, that it never blocks, names of dives."""
+"""The frame log as the node uses it: content, counts, non-blocking offers, names of dives."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def logging_to(folder: Path, num_frames: int = 1000, **changes: Any) -> Iterator
 
 
 def written(log: FrameLog) -> LogState:
-    """Wait until nothing waits any more."""
+    """Wait until all queued frames are written; return the state."""
     wait_for(lambda: (s := log.state()).num_waiting == 0 and _settled(s), 'the last frame')
     return log.state()
 
@@ -73,7 +73,7 @@ def _settled(state: LogState) -> bool:
 
 
 class Gate:
-    """A mask that the log's thread waits for."""
+    """A mask whose computation blocks the log's thread until `may_go_on` is set."""
 
     def __init__(self) -> None:
         self.is_asked, self.may_go_on = threading.Event(), threading.Event()
@@ -150,7 +150,7 @@ def test_a_frame_that_waits_never_holds_the_caller_up(
     with logging_to(folder) as log:
         log.offer(log_frame(0, mask=gate))
         assert gate.is_asked.wait(20)
-        # The log's thread is stuck now; were offer to wait for it, this would never end.
+        # The log's thread is blocked; if `offer` waited for it, this would never end.
         for number in range(1, 8):
             log.offer(log_frame(number))
         state = log.state()
@@ -166,7 +166,7 @@ def test_a_trigger_keeps_the_newest_frame(folder: Path) -> None:
             log.offer(log_frame(number, 0.5))
         assert log.trigger() == 1
         assert written(log).kept['trigger'] == 1
-        # Kept already: not written twice.
+        # Already kept, so not written twice.
         assert log.trigger() == 1
     assert reasons(folder) == {5: 'trigger'}
     assert log.trigger() == 0
@@ -188,7 +188,7 @@ def test_near_duplicates_are_skipped_but_not_an_event(folder: Path) -> None:
         for number, ratio in enumerate([2, 2, 2, .5, .5, .5, .5, .5, 2, 2]):
             log.offer(log_frame(number, ratio, image=same))
         log.offer(log_frame(10, 2, image=image_of(10)))
-    # Not 3 and 4, which are like 0; but 8, with which another event begins.
+    # Not 3 and 4, which resemble 0; but 8, which starts another event.
     assert reasons(folder) == {0: 'flagged', 8: 'flagged', 10: 'flagged'}
     assert log.state().skipped['duplicate'] == 6
 
@@ -265,7 +265,7 @@ def test_a_log_whose_thread_was_ended_tells_so_and_one_that_was_closed_does_not(
     assert log.close() and not log.has_ended
     log = FrameLog(folder, settings(), ABOUT)
     monkeypatch.setattr('uncertainty_seg.storage.frame_log.log.FrameLogWriter.work', end)
-    log.reconfigure(room_for(5))  # something to do for the thread
+    log.reconfigure(room_for(5))  # wakes the thread
     for _ in range(1000):
         if log.has_ended:
             break
@@ -290,7 +290,7 @@ def test_a_close_that_cannot_wait_counts_what_is_left(folder: Path) -> None:
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test sets."""
 
     now_s = 100.0
 
@@ -317,7 +317,7 @@ def test_a_folder_that_is_removed_comes_back(folder: Path) -> None:
     assert numbers(folder) == [3] and log.state().error == ''
 
 
-# Full, read-only and taken away: test_frame_log_crash, on a real disk.
+# test_frame_log_crash tests a full, read-only and removed disk on a real file system.
 @pytest.mark.parametrize(('number', 'cause'), [('EACCES', 'not_writable'), ('EIO', 'disk_error')])
 def test_a_disk_that_refuses_is_said_and_tried_again(
         folder: Path, monkeypatch: pytest.MonkeyPatch, number: str, cause: str
@@ -370,7 +370,7 @@ def test_the_control_has_places_of_its_own(
         log.offer(log_frame(0, mask=gate, held_bytes=held_bytes))
         assert gate.is_asked.wait(20) and chance[0] >= share
         for number in range(1, 100):
-            # A frame of the control is small, so that some go into its own memory.
+            # Control frames are small, so that several fit into the control's memory.
             log.offer(log_frame(number, held_bytes=held_bytes // (7 if number in control else 1)))
         state = log.state()
         num_control = state.num_waiting - others
@@ -385,7 +385,7 @@ NOW_S = 1_000_000.0
 
 
 def write(folder: Path, stop: int, started: str, chosen: LogSettings, first: int = 0) -> str:
-    """Log some frames as a node that was started at a time; return the dive's name."""
+    """Log frames as a node that names its dive `started` by default; return the dive's name."""
     log = FrameLog(folder, chosen, dataclasses.replace(ABOUT, dive=started))
     for number in range(first, stop):
         log.offer(log_frame(number, 0.5 if number % 2 else 2.0))
@@ -398,7 +398,7 @@ def dives(folder: Path) -> dict[int, str]:
 
 
 def set_age(folder: Path, ages_s: list[float]) -> list[Path]:
-    """Say of each frame, by name, how long ago it was written."""
+    """Set how long ago each frame was written; return the frames, sorted by name."""
     frames = sorted((folder / 'frames').iterdir())
     for path, age_s in zip(frames, ages_s, strict=True):
         os.utime(path, (NOW_S - age_s, NOW_S - age_s))
@@ -406,9 +406,9 @@ def set_age(folder: Path, ages_s: list[float]) -> list[Path]:
 
 
 @pytest.mark.parametrize(('ages_s', 'expected'), [
-    ([900.0, 300.0], 'second'), ([300.0, 900.0], 'first'),  # by the file, not by the stamp
+    ([900.0, 300.0], 'second'), ([300.0, 900.0], 'first'),  # by file time, not by stamp
     ([SAME_DIVE_S + 1, 900.0], 'start'), ([SAME_DIVE_S - 1, 900.0], 'first'),
-    # The clock was set back: by little, and by much.
+    # The clock was set back, by a little and by much.
     ([900.0, -30.0], 'second'), ([900.0, -9000.0], 'start'),
 ])
 def test_a_log_goes_on_with_the_dive_of_its_newest_frame(

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A writer that is killed, a disk that is full, read-only or taken away: real ones."""
+"""Killed writers, and a disk that is full, read-only or removed: real processes and disks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def run(*command: str) -> Any:
 
 
 def require_mounts(folder: Path) -> None:
-    """Skip where this user may not mount for itself alone."""
+    """Skip the test if this user may not mount in a private namespace."""
     if shutil.which('unshare') is None:
         pytest.skip('needs unshare')
     probe = ['unshare', '-m', 'mount', '-t', 'tmpfs', 'tmpfs', str(folder)]
@@ -37,27 +37,27 @@ def require_mounts(folder: Path) -> None:
 
 @pytest.mark.release
 def test_a_killed_writer_loses_no_finished_frame_and_shows_no_half_one(tmp_path: Path) -> None:
-    # 200 rounds by hand: docs/guides/frame_log.md.
+    # docs/guides/frame_log.md reports a manual run of 200 rounds.
     report = run(sys.executable, str(RIGS / 'frame_log_crasher.py'), str(tmp_path), '20', '4')
     assert report['kills'] == 20
-    # Not only while nothing happened.
+    # Some kills happened after frames were written.
     assert report['told'] > 0
 
 
 @pytest.fixture(scope='module')
 def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Take one log through all troubles of its disk."""
+    """Run one log through all faults of its disk; return the state at each stage."""
     folder = tmp_path_factory.mktemp('disk')
     require_mounts(folder)
     found = run('unshare', '-m', sys.executable, str(RIGS / 'frame_log_disk_rig.py'), str(folder))
-    assert not any(folder.iterdir())  # nothing of it was seen outside
+    assert not any(folder.iterdir())  # the mounts were private
     return {stage['stage']: stage for stage in found}
 
 
 def test_others_fill_the_disk(stages: dict[str, Any]) -> None:
     plain, now = stages['plain'], stages['others fill it']
     assert (plain['writing'], plain['error'], plain['kept'], plain['whole']) == (True, '', 3, 3)
-    # The log stops growing, and better frames take the place of others.
+    # The log stops growing, and better frames replace others.
     assert now['writing'] and now['error'] == '' and now['kept'] == 11
     assert now['whole'] == 11 - now['evicted'] and 3 <= now['whole'] < 11
 
@@ -76,7 +76,7 @@ def test_a_disk_made_read_only(stages: dict[str, Any]) -> None:
     assert now['dropped']['read_only'] == 4 and now['whole'] == before['whole']
     again = stages['writable again']
     assert again['writing'] and again['error'] == ''
-    # The smaller quota that came meanwhile holds.
+    # The smaller quota, set meanwhile, is in force.
     assert again['whole'] == 4
 
 

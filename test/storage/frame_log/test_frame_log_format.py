@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Reading a frame log: packing of the map, what is passed over, what is refused."""
+"""Reading a frame log: encoding of the map, skipped and refused files."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_damaged_file_is_one_sentence(log: Path, name: str, damage: str) -> No
     frame = next(iter_frames(log))
     path = frame.folder / name
     data = path.read_bytes()
-    # A mask of 8-bit colours is no map, and the other way round.
+    # An 8-bit colour image is neither a valid map nor a valid mask.
     other = cv2.imencode('.png', np.zeros((HEIGHT, WIDTH, 3), np.uint8))[1].tobytes()
     path.write_bytes({'empty': b'', 'cut': data[:40], 'other': other, 'gone': b''}[damage])
     if damage == 'gone':
@@ -85,7 +85,7 @@ def test_a_damaged_file_is_one_sentence(log: Path, name: str, damage: str) -> No
         'image.png': frame.read_image, 'mask.png': frame.read_mask,
         'uncertainty.png': frame.read_uncertainty}
     if (name, damage) == ('image.png', 'other'):
-        assert not readers[name]().any()  # an image like any
+        assert not readers[name]().any()  # a valid image
         return
     with pytest.raises(FrameLogError, match=name):
         readers[name]()

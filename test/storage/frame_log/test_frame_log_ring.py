@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Which frames are chosen, by drawn dives: '#' is flagged, '.' is not; 10 frames a second."""
+"""Which frames are chosen, in drawn dives: '#' is flagged, '.' is not; 10 frames per second."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRAME_BYTES = image_of(0).nbytes
 
 
 def chosen(dive: str, ring: FrameRing, rate_hz: float = 10.0) -> str:
-    """Let a dive pass; return it with the letters of the frames that were chosen."""
+    """Run a dive through a ring; return it with the chosen frames as letters of their reason."""
     letters = list(dive)
     taken: list[Candidate] = []
     for number, letter in enumerate(dive):
@@ -37,16 +37,16 @@ def chosen(dive: str, ring: FrameRing, rate_hz: float = 10.0) -> str:
     ({'after_s': 0.2}, '..##.....', '..FFww...'),
     ({'before_s': 0.3, 'after_s': 0.2}, '..#........#', 'wwFww...wwwF'),
     ({'min_interval_s': 0.3}, '.########.', '.F##F##F#.'),
-    # A window shorter than the interval holds one frame: the first, and so far from the last kept.
+    # A window shorter than the interval has one frame: its first, far enough from the last kept.
     ({'min_interval_s': 0.5, 'before_s': 0.3, 'after_s': 0.3}, '.....##########.......',
      '..w..F####F####w......'),
     ({'min_interval_s': 0.2, 'before_s': 0.4, 'after_s': 0.4}, '......#........',
      '..w.w.F.w.w....'),
-    # The flag flickers: what is kept for one event is not kept again for the next.
+    # The flag flickers: a frame kept for one event is not kept again for the next.
     ({'before_s': 0.4}, '....#..#', 'wwwwFwwF'),
     ({'min_interval_s': 0.4, 'before_s': 0.4}, '#...#', 'F...F'),
     ({'min_interval_s': 0.5}, '#.....#', 'F.....F'),
-    # Flagged at once: nothing before.
+    # Flagged from the start: no frames before.
     ({'before_s': 1.0}, '##', 'FF'),
 ])
 def test_drawn_dives(changes: dict[str, object], dive: str, expected: str) -> None:
@@ -64,10 +64,10 @@ def test_every_dive_keeps_its_promises(
     assert all((b - a) * 0.1 >= interval_s - 1e-6
                for a, b in zip(flagged, flagged[1:], strict=False))
     for k, letter in enumerate(dive):
-        if letter == '#':  # each flagged frame is kept or one shortly before it is
+        if letter == '#':  # each flagged frame, or one shortly before it, is kept
             assert any(k - interval_s * 10 - 1e-6 <= f <= k for f in flagged)
     for k, letter in enumerate(kept):
-        if letter == 'w':  # no window without a flagged frame near
+        if letter == 'w':  # window frames are near a flagged frame
             near = dive[max(0, k - round(after_s * 10)):k + round(before_s * 10) + 1]
             assert dive[k] == '.' and '#' in near
 
@@ -77,7 +77,7 @@ def test_memory_shortens_the_window() -> None:
     ring.settings = dataclasses.replace(ring.settings, memory_mb=2 * 3.5 * FRAME_BYTES / MEGABYTE)
     assert chosen('.......#', ring) == '....wwwF'
     assert ring.num_pushed_out == 4
-    # With an interval, of which only the shortened end is left, there is one all the same.
+    # With an interval longer than the shortened window, one frame is still kept.
     ring = FrameRing(dataclasses.replace(ring.settings, min_interval_s=0.8))
     assert chosen('.......#', ring) == '....w..F'
     assert ring.num_bytes <= 3.5 * FRAME_BYTES
@@ -97,10 +97,10 @@ def test_the_control_is_a_random_share_whatever_the_flag() -> None:
     ring = FrameRing(settings(control_share=0.2, min_interval_s=1000.0))
     dive = '.#' * 1500
     kept = chosen(dive, ring)
-    # 600 expected of 3000, with a deviation of 22; the flagged half has its half.
+    # Expected: 600 of 3000, with a deviation of 22; half of them flagged.
     assert 520 < kept.count('c') < 680
     assert 250 < sum(a + b == '#c' for a, b in zip(dive, kept, strict=True)) < 350
-    # The same dive again: the same luck.
+    # Repeating the dive gives the same choice.
     again = FrameRing(settings(control_share=0.2, min_interval_s=1000.0))
     assert chosen(dive, again) == kept
 
@@ -119,7 +119,7 @@ def test_the_first_flagged_frame_of_an_event_is_its_onset() -> None:
     onsets = [number for number, letter in enumerate('##..##.......#')
               for item in ring.take(log_frame(number, 2.0 if letter == '#' else 0.5), ABOUT, 0.0)
               if item.is_onset]
-    # After a window's length without a flagged frame the next one begins another event.
+    # A flagged frame after a window's length without one starts another event.
     assert onsets == [0, 4, 13]
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The quota on disk, the index, a second writer, and what is found at the start."""
+"""The quota on disk, the index, a second writer, and files found at the start."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_disk_that_others_fill_stops_the_growth_and_deletes_nothing(
         assert add(store, 'd', 0.5) == ('outranked', 0)
         assert names(tmp_path) == {'b', 'c'}
         free[0] = 10 * MEGABYTE
-        # There is room again: not refused for what had to go when there was none.
+        # With free space again, frames evicted for lack of it do not raise the bar.
         assert store.would_take('main', 0.1) and add(store, 'e', 0.1) == ('', 0)
     assert names(tmp_path) == {'b', 'c', 'e'}
 
@@ -169,12 +169,12 @@ def test_frames_taken_away_by_hand_make_room(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Ends a writer where it stands: nothing that handles errors runs."""
+    """Raised to end a writer without running its error handlers."""
 
 
 @contextmanager
 def killed_at(step: int, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """End the writer before its call number `step` to the disk."""
+    """End the writer before disk call number `step`."""
     left = [step]
 
     def counted(call: Any) -> Any:
@@ -210,7 +210,7 @@ def test_a_kill_at_any_step_of_an_eviction_keeps_sample_and_bar(
         with opened(folder, quota(3)) as store:
             is_kept = '4' in names(folder)
             offered = {k for k in range(5) if k != 4 or is_kept}
-            # Whole frames only, and those that an undisturbed writer would hold.
+            # Only whole frames, and those that an uninterrupted writer would keep.
             assert names(folder) == best_names(keys, offered, 3)
             assert store.bar('main') == sorted(keys[k] for k in offered)[-4]
             for k in (5, 6):
@@ -220,7 +220,7 @@ def test_a_kill_at_any_step_of_an_eviction_keeps_sample_and_bar(
             assert store.bar('main') == sorted(keys[k] for k in offered)[-4]
         is_kept_seen.add(is_kept)
         step += 1
-    # Hide, make, three syncs and a rename, a sync, the note, and the removal.
+    # Disk calls: hide, create, three syncs and a rename, a sync, the index entry, the removal.
     assert step > 10 and is_kept_seen == {True, False}
 
 
@@ -254,7 +254,7 @@ def test_a_large_frame_that_had_to_go_is_remembered(tmp_path: Path) -> None:
         add(store, 'large', 5.0, num_bytes=8 * BLOCK)
         assert add(store, 'small', 6.0, num_bytes=BLOCK) == ('', 1)
         assert not store.would_take('main', 4.0)
-    # The room is what the large one left, not new.
+    # The free space is that of the evicted large frame, so the bar stays.
     with opened(tmp_path, chosen) as store:
         assert not store.would_take('main', 4.0) and store.bar('main') == 5.0
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The reservoir against the exact distribution, against a batch, across restarts, and its cost."""
+"""The reservoir: exact distribution, equality with a batch, restarts, and cost."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from uncertainty_seg.storage.frame_log.store import (
     stable_uniforms,
 )
 
-# 99.9 % of a chi-square variable with so many degrees of freedom is below (any table of it).
+# Degrees of freedom -> 99.9 % quantile of the chi-square distribution.
 CHI_SQUARE_999 = {5: 20.52, 9: 27.88, 63: 103.4}
 Items = list[tuple[str, float, int]]
 
 
 def set_chances(weights: list[float], num: int) -> dict[frozenset[int], float]:
-    """Enumerate drawing one after the other without replacement, by weight."""
+    """Return the probability of each sample of sequential weighted draws without replacement."""
     chances: dict[frozenset[int], float] = defaultdict(float)
     for order in permutations(range(len(weights)), num):
         chance, left = 1.0, sum(weights)
@@ -48,7 +48,7 @@ def kept(reservoir: Reservoir, items: Items) -> set[str]:
 
 
 def batch(items: Items, capacity: Capacity) -> set[str]:
-    """Take the largest keys until the first that does not fit."""
+    """Return the names with the largest keys, up to the first that does not fit."""
     held: set[str] = set()
     num_bytes = 0
     for name, _, size in sorted(items, key=lambda item: -item[1]):
@@ -137,5 +137,5 @@ def test_the_luck_of_a_frame_is_its_own_and_even() -> None:
     assert 0 < draws.min() and draws.max() < 1
     cells = (draws * 8).astype(int)
     counts = np.bincount(cells[:, 0] * 8 + cells[:, 1], minlength=64)
-    # 8x8 cells: both even, and neither tells of the other.
+    # 8x8 cells: both are uniform and independent of each other.
     assert ((counts - 312.5) ** 2 / 312.5).sum() < CHI_SQUARE_999[63]
