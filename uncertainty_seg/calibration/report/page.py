@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Pages that need nothing else: no network, no script, no font; and the one builder of reports.
+Self-contained HTML pages, without network access, scripts or fonts, and the builder of reports.
 
-A report is a list of sections, a section a list of parts: facts, tables of rows, plots, frames and
-notes. templates/report.html draws each kind once, and jinja2 escapes every value. Equal
+A report is a list of sections, and a section a list of parts: facts, tables of rows, plots, frames
+and notes. templates/report.html renders each kind of part, and jinja2 escapes every value. Equal
 values give equal bytes.
-
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A table: heads of the columns, and rows."""
+    """A table: column headings and rows."""
 
     kind: ClassVar[str] = 'table'
     heads: Sequence[str]
@@ -56,7 +55,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A plot: its ``data:`` address, what it shows, and its size."""
+    """A plot: its ``data:`` address, a description, and its size."""
 
     kind: ClassVar[str] = 'plot'
     address: str
@@ -76,7 +75,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class Notes:
-    """A sentence or two each: what the report does not show, what was odd."""
+    """Short texts: limits of the report, and unusual results."""
 
     kind: ClassVar[str] = 'notes'
     texts: Sequence[str]
@@ -87,7 +86,7 @@ class Section:
     """
     A section of a report.
 
-    `name` is its id in the page, `look` says how to read it; folded away it shows its title.
+    `name` is its id in the page, `look` explains how to read it; folded, it shows only its title.
     """
 
     name: str
@@ -102,8 +101,8 @@ class Report:
     """
     A whole report.
 
-    `leads` and `warnings` are what a reader has to know before all else, below the heading, and
-    `tiles` the figures to look for first, value and what it is.
+    `leads` and `warnings` are the most important statements, shown below the heading; `tiles` are
+    the main figures as pairs of value and description.
     """
 
     title: str
@@ -113,7 +112,7 @@ class Report:
     tiles: Sequence[tuple[str, str]] = field(default_factory=tuple)
 
     def page(self) -> str:
-        """Return the page."""
+        """Return the report as an HTML page."""
         return render_page('report.html', title=self.title, report=self)
 
 
@@ -122,7 +121,7 @@ class Report:
 
 
 def write_page(path: Path, page: str) -> None:
-    """Write a file, whole or not at all, into a folder that exists; or raise ConfigError."""
+    """Write a file atomically into an existing folder, or raise ConfigError."""
     try:
         replace_file(path, page)
     except OSError as err:
@@ -132,17 +131,17 @@ def write_page(path: Path, page: str) -> None:
 
 def require_report_place(path: Path) -> None:
     """
-    Refuse a report file that could not be written, before minutes of work are spent on it.
+    Check that a report file can be written, before minutes of work.
 
-    Raises ConfigError if its folder is missing or must not be written to, or it is a folder
-    itself; BackendUnavailableError if matplotlib or jinja2 is not installed.
+    Raises ConfigError if its folder is missing or not writable, or the path is a folder;
+    BackendUnavailableError if matplotlib or jinja2 is not installed.
     """
     require_libraries('matplotlib', 'jinja2')
     require_place(path, 'report')
 
 
 def require_place(path: Path, what: str) -> None:
-    """Refuse a file, `what` in words, that could not be written, as a ConfigError."""
+    """Raise ConfigError if a file, named `what` in the message, could not be written."""
     if path.is_dir() or not os.access(path.parent, os.W_OK):
         why = 'it is a folder' if path.is_dir() else \
             'no permission' if path.parent.is_dir() else 'no such folder'
@@ -151,7 +150,7 @@ def require_place(path: Path, what: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Templates, and how numbers are written: a dash stands for what is not known.
+# Templates, and the format of numbers: a dash stands for an unknown value.
 
 NOTHING = '–'
 # A number and its unit stay on one line.
@@ -164,7 +163,7 @@ def render_page(template: str, **values: Any) -> str:
 
 
 def write_page_to(file: Path, template: str, **values: Any) -> None:
-    """Fill a template piece by piece into a file, so that a large page is never in memory."""
+    """Render a template into a file piece by piece, so a large page is never in memory."""
     _environment().get_template(template).stream(values).dump(str(file), 'utf-8')
 
 
@@ -177,34 +176,34 @@ def _environment() -> Environment:
 
 
 def is_known(value: float | None) -> TypeGuard[float]:
-    """Say whether there is a number: neither None nor NaN."""
+    """Return whether a value is neither None nor NaN."""
     return value is not None and not math.isnan(value)
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Write a number with that many decimals."""
+    """Format a number with `digits` decimals."""
     if not is_known(value):
         return NOTHING
     return '∞' if math.isinf(value) else f'{value:.{digits}f}'
 
 
 def limit(value: float | None) -> str:
-    """Write a threshold with four significant digits."""
+    """Format a threshold with four significant digits."""
     return f'{value:#.4g}' if is_known(value) else NOTHING
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """Write a share as per cent."""
+    """Format a share as a percentage."""
     return f'{100 * share:.{digits}f}{PERCENT}' if is_known(share) else NOTHING
 
 
 def whole_percent(share: float) -> str:
-    """Write a chosen share, such as alpha, without decimals that nobody chose."""
+    """Format a chosen share, such as alpha, without trailing decimals."""
     return f'{100 * share:.4g}{PERCENT}'
 
 
 def interval_text(found: Interval | None, digits: int, is_gain: bool = False) -> str:
-    """Write a figure with its interval in brackets; a gain with signs."""
+    """Format a figure with its interval in brackets; a gain with signs."""
     write = _signed if is_gain else number
     if found is None or not is_known(found.value):
         return NOTHING
@@ -215,6 +214,6 @@ def interval_text(found: Interval | None, digits: int, is_gain: bool = False) ->
 
 
 def _signed(value: float, digits: int) -> str:
-    """Write a number with its sign; what rounds to zero has none."""
+    """Format a number with its sign; a number that rounds to zero has none."""
     text = f'{value:+.{digits}f}'
     return text if float(text) else text[1:]

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Plots and photographs as text that a page holds: ``data:`` addresses.
+Plots and photographs as ``data:`` addresses, which a page contains as text.
 
-Plots are SVG whose letters are outlines: sharp in print, the same on every machine, and no font is
-fetched; the bytes depend on the data only. Photographs and heatmaps are JPEG, masks PNG, whose
-edges stay sharp.
-
+Plots are SVG with text as outlines: sharp in print, equal on every machine, and without fonts; the
+bytes depend only on the data. Photographs and heatmaps are JPEG; masks are PNG, to keep their
+edges sharp.
 """
 
 from __future__ import annotations
@@ -29,8 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Blue, red and plum: told apart with any kind of colour blindness, and dark enough for words on
-# white. Lines differ in form too: for print in grey.
+# Blue, red and plum: distinguishable with any kind of colour blindness, and dark enough for text
+# on white. Dashes differ too, for print in grey.
 SERIES = ('#0072B2', '#C44E00', '#6B0F4F')
 DASHES: tuple[Any, ...] = ('-', (0, (6, 2)), (0, (2, 1.5)))
 INK, QUIET, GRID = '#1b1f24', '#59636e', '#d8dde3'
@@ -47,21 +46,21 @@ _STYLE = {
     'legend.frameon': False, 'legend.fontsize': 8.5, 'legend.labelspacing': 0.9,
     'figure.facecolor': 'white', 'hatch.linewidth': 0.6,
 }
-# Below the first, a risk is the share among a handful of frames, and no curve is drawn; what lies
-# below the second does not stretch the axis.
+# Below the first coverage, risk is a share of very few frames, and no curve is drawn. Risks below
+# the second coverage do not affect the axis range.
 _DRAWN_COVERAGE, _STEADY_COVERAGE = 0.05, 0.15
 
 
 def data_address(kind: str, content: bytes) -> str:
-    """Return content of a media type as an address that a page can hold."""
+    """Return content of a media type as a ``data:`` address."""
     return f'data:{kind};base64,{base64.b64encode(content).decode("ascii")}'
 
 
 def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) -> str:
     """
-    Draw with `paint` on an empty figure of this size in inches; a ``data:`` address of an SVG.
+    Draw with `paint` on an empty figure, size in inches; return the ``data:`` address of an SVG.
 
-    A page shows about 96 pixels an inch; the layout keeps axes apart.
+    A page shows about 96 pixels per inch; the layout prevents overlapping axes.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -70,14 +69,14 @@ def picture(paint: Callable[[Figure], None], width_in: float, height_in: float) 
         figure = Figure(figsize=(width_in, height_in), layout='constrained')
         paint(figure)
         file = io.BytesIO()
-        # No date and no version: equal data are equal bytes.
+        # No date and no version, so that equal data give equal bytes.
         nothing = dict.fromkeys(('Date', 'Creator', 'Format', 'Type'))
         figure.savefig(file, format='svg', metadata=nothing)
     return data_address('image/svg+xml', file.getvalue())
 
 
 def percent_axis(axis: Any) -> None:
-    """Write the ticks of an axis of shares as per cent."""
+    """Format the ticks of an axis of shares as percentages."""
     axis.set_major_formatter(lambda share, _: f'{100 * share:.6g} %')
 
 
@@ -86,11 +85,12 @@ def plot_risk_coverage(
     point: tuple[float, float] | None = None, alpha: float | None = None,
 ) -> str:
     """
-    Draw the share of bad frames among the accepted over the share accepted; a ``data:`` address.
+    Draw the risk-coverage curves of some orders; return a ``data:`` address.
 
-    `orders` are by name, at most two and the gate: values (n,) that grow with uncertainty; a loss
-    is 1 for a bad frame, else 0. The order named `gate` is black and in front, `point` the
-    coverage and risk that it works at. Above the promise `alpha` accepted and bad is hatched.
+    `orders` holds values (n,) by name that grow with uncertainty: at most two and the gate. A loss
+    is 1 for a bad frame, else 0. The order named `gate` is black and in front, `point` is its
+    operating point (coverage, risk). The area where more than `alpha` is accepted and bad is
+    hatched.
     """
 
     def paint(figure: Figure) -> None:
@@ -128,7 +128,7 @@ def plot_risk_coverage(
 
 
 def _paint_promise(axes: Axes, alpha: float, top: float) -> None:
-    # Accepted and bad is coverage times risk: the promise is a hyperbola.
+    # The share accepted and bad is coverage times risk, so the promise is a hyperbola.
     coverage = np.linspace(1e-3, 1, 500)
     edge = np.minimum(alpha / coverage, 10)
     axes.fill_between(coverage, edge, 10, facecolor='#f3f4f6', edgecolor='#c9d0d7',
@@ -142,9 +142,9 @@ def _paint_promise(axes: Axes, alpha: float, top: float) -> None:
 
 def plot_reliability(errors: Mapping[str, ExpectedCalibrationError]) -> str:
     """
-    Draw accuracy over confidence, and below it where the pixels lie; a ``data:`` address.
+    Draw accuracy over confidence, with the share of pixels below; return a ``data:`` address.
 
-    The errors, at most three, are by name, such as 'before'; the last one is solid and in front.
+    `errors`, at most three, are keyed by name, such as 'before'; the last is solid and in front.
     """
 
     def paint(figure: Figure) -> None:
@@ -172,10 +172,10 @@ def plot_forest(
     rows: Sequence[tuple[str, Sequence[tuple[str, str, Interval]]]], baseline: str
 ) -> str:
     """
-    Draw gains with their intervals, a row a figure, bundles side by side; a ``data:`` address.
+    Draw gains with their intervals, one row per figure; return a ``data:`` address.
 
-    A row is the title of a figure, and of each bundle its label, what changed in words, and the
-    gain, above 0 for better. Each row has a scale of its own: its farthest end is at the rim.
+    A row is the title of a figure, and for each bundle its label, the change in words, and the
+    gain, which is above 0 if better. Each row is scaled separately to the width of the plot.
     """
     labels = list(dict.fromkeys(label for _, group in rows for label, *_ in group))
 
@@ -205,7 +205,7 @@ def plot_forest(
 # -------------------------------------------------------------------------------------------------
 # Photographs.
 
-# Of the frames of a report; the longest is fitted into the box.
+# Box that frames of a report are fitted into, and the JPEG quality.
 _WIDTH_PX, _HEIGHT_PX, _QUALITY = 240, 180, 75
 _LEGEND_PX = 48
 IGNORED_RGB = (150, 150, 150)
@@ -219,19 +219,19 @@ class Tile(NamedTuple):
 
 
 def jpeg_address(picture_bgr: ImageU8, quality: int) -> str:
-    """Return a picture as the address of a JPEG."""
+    """Return a picture as the ``data:`` address of a JPEG."""
     _, content = cv2.imencode('.jpg', picture_bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
     return data_address('image/jpeg', content.tobytes())
 
 
 def png_address(picture_bgr: ImageU8) -> str:
-    """Return a picture as the address of a PNG."""
+    """Return a picture as the ``data:`` address of a PNG."""
     _, content = cv2.imencode('.png', picture_bgr, [cv2.IMWRITE_PNG_COMPRESSION, 6])
     return data_address('image/png', content.tobytes())
 
 
 def fitted_size(image: NDArray[Any], width_px: int, height_px: float) -> tuple[int, int]:
-    """Fit an image into a box without making it larger; (width, height) for OpenCV."""
+    """Return (width, height) of an image fitted into a box, never enlarged, for OpenCV."""
     height, width = image.shape[:2]
     scale = min(width_px / width, height_px / height, 1.0)
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -259,7 +259,7 @@ def paint_mask(label: LabelMap, card: ModelCard) -> ImageU8:
 
 
 def legend_tile(scale: HeatScale) -> Tile:
-    """Return the legend of a heatmap, twice as large as a page shows it, and the same in words."""
+    """Return the legend of a heatmap at twice its display size, with a caption in words."""
     words = f'{scale.name}: grey up to {scale.lower:.3g}, brightest from {scale.upper:.3g}'
     if scale.unknown_above is not None:
         words += '; cyan surrounds regions unlike the training images'

@@ -67,12 +67,12 @@ from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.render import FrameView, heat_scale
 from uncertainty_seg.core.settings import Settings
 
-# Single scores that are drawn beside the gate.
+# Single scores that are drawn together with the gate.
 COMPARED = ('entropy.mean', 'mutual_information.mean')
 GATE = 'the gate'
-# Frames of a kind.
+# Most frames in one section.
 MAX_FRAMES = 12
-# A flag of which more of the accepted may be bad is of no use.
+# Upper bound of the share of bad frames among the accepted, above which the flag is useless.
 MOST_BAD = 0.5
 
 
@@ -80,14 +80,14 @@ def write_calibration_report(
     path: Path, request: CalibrationRequest, found: CalibrationOutcome
 ) -> None:
     """
-    Write the report of a calibration: what the thresholds were fitted on, and what they cost.
+    Write the report of a calibration: the frames of the fit, and the effect of the thresholds.
 
     Raises ConfigError if the file cannot be written.
     """
     made, card = found.calibration, request.bundle.card
     assert made.family is not None  # calibrate makes one
     promise, family = made.promises[0], RankFamily.from_facts(made.family)
-    # The pipeline of `found` had no thresholds yet.
+    # The pipeline that measured `found` had no thresholds yet.
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
     order = family.frame_ranks(found.held.scores, made.gate_scores)
     ranker = FrameRanker(found.held)
@@ -114,7 +114,7 @@ def write_evaluation_report(
     path: Path, bundle: ModelBundle, settings: Settings, found: Evaluated
 ) -> None:
     """
-    Write the report of an evaluation: what the bundle is worth on frames of the user's choice.
+    Write the report of an evaluation of a bundle on labelled frames.
 
     Raises ConfigError if the file cannot be written.
     """
@@ -146,7 +146,7 @@ def write_evaluation_report(
 
 
 def comparison_page(found: Comparison) -> str:
-    """Return the page of a comparison."""
+    """Return the HTML page of a comparison."""
     rows = [
         Row([title if index == 0 else '', row.label, interval_text(row.value, 3),
              interval_text(row.gain, 3, is_gain=True) if row.gain else '', row.name],
@@ -183,7 +183,7 @@ def comparison_page(found: Comparison) -> str:
 
 
 def _gain_tiles(found: Comparison) -> list[tuple[str, str]]:
-    """Return what the newer bundle changes: masks, accepted frames, time."""
+    """Return the main changes of the first contender: masks, accepted frames, time."""
     label = next(iter(found.verdicts()))
     old, new = ({row.figure: row for row in found.rows if row.label == one}
                 for one in (found.baseline, label))
@@ -201,7 +201,7 @@ def _gain_tiles(found: Comparison) -> list[tuple[str, str]]:
 def _judged(
     promise: Promise | None, verdict: PromiseVerdict | None = None
 ) -> tuple[list[str], list[str]]:
-    """Return what stands at the top: leads, and warnings where the flag is not to be relied on."""
+    """Return the statements at the top: leads, and warnings if the flag is not reliable."""
     leads, warnings = [] if verdict is None else [verdict.sentence()], list[str]()
     if verdict is not None and verdict.word == NOT_KEPT:
         warnings = [f'{leads.pop()} These frames are unlike those of the calibration: do not rely '
@@ -222,7 +222,7 @@ def _judged(
 
 
 def _tiles(found: Evaluation, promise: Promise | None) -> list[tuple[str, str]]:
-    """Return the three figures that a reader looks for first."""
+    """Return the three main figures."""
     masks = (number(found.mean_iou), 'mean IoU of the masks')
     if promise is None:
         return [masks, (percent(float(found.is_bad.mean())), 'of the masks are bad'),
@@ -233,7 +233,7 @@ def _tiles(found: Evaluation, promise: Promise | None) -> list[tuple[str, str]]:
 
 
 def _held_against(found: Evaluated) -> Promise | None:
-    """Return the promise with the shares of these frames, of which every block counts alike."""
+    """Return the promise with shares measured on these frames, all blocks weighted equally."""
     if found.flag is None or found.flag.promise is None:
         return None
     accepted = found.frames.accepted(found.flag.promise.limits)
@@ -312,7 +312,7 @@ def _promise_note(promise: Promise, accepted: float, bad: float) -> str:
 
 
 def _carried_note(made: Calibration, source: CarriedFrom) -> str:
-    """Say what is of another network, where thresholds were carried over."""
+    """Return a note on carried-over thresholds: the parts that belong to another bundle."""
     shares = ', and '.join(
         f'{source.bundle} accepted {before:.1%} and this one {after:.1%} at alpha {alpha}'
         for alpha, (before, after) in source.accepted.items())
@@ -327,7 +327,7 @@ def _carried_note(made: Calibration, source: CarriedFrom) -> str:
 
 
 def _risk_section(frames: FrameTable, gate: Column | None, promise: Promise | None) -> Section:
-    """Return the curve of the gate, made stricter by its one number, if any, and of scores."""
+    """Return the risk-coverage curves of single scores and, if given, of the gate's rank."""
     orders = {name: frames.scores[name] for name in COMPARED if name in frames.scores}
     orders |= {} if gate is None else {GATE: gate}
     point = None
@@ -391,7 +391,7 @@ def _classes_section(
 
 
 # -------------------------------------------------------------------------------------------------
-# Frames worth looking at.
+# Frames that were judged wrongly.
 
 
 def _frame_sections(
@@ -423,7 +423,7 @@ def _frames_section(
     scale = heat_scale(
         settings.map, bundle.calibration.thresholds if bundle.calibration else {}, frames.scores)
     card, shown = bundle.card, []
-    # At the temperature alone there is no gate, which may refuse frames of other settings.
+    # A given temperature opens no gate, which could raise for settings that differ.
     heat = bundle.calibration.temperature if bundle.calibration else 1.0
     with opened(bundle, settings, heat) as pipeline:
         for row in found[:MAX_FRAMES]:

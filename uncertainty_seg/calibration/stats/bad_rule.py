@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What "this mask is bad" means, as a mission programmer writes it: ``iou[diver]<0.5 or iou<0.4``.
+The rule for bad masks, as a mission programmer writes it: ``iou[diver]<0.5 or iou<0.4``.
 
-A promise about bad frames is a promise about this rule and nothing else, so it is a text that
-can be printed beside the promise.
-
+A promise about bad frames holds only for its rule, so the rule is a text that can be printed next
+to the promise.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from uncertainty_seg.core.arrays import ConfusionMatrix
 from uncertainty_seg.errors import ConfigError
 
 DEFAULT_RULE = 'iou<0.5'
-# A class may have an "or" in its name: only one outside of brackets separates terms.
+# A class name may contain "or": only outside of brackets it separates terms.
 _OR = re.compile(r'\s+or\s+(?![^\[\]]*\])')
 _TERM = re.compile(r'\s*(iou|accuracy)\s*(?:\[([^\[\]]*)\])?\s*<\s*'
                    r'([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*')
@@ -33,7 +32,7 @@ class Term(NamedTuple):
     limit: float
 
     def value(self, counts: ConfusionMatrix) -> float:
-        """Return what is compared, 0..1; NaN if the frame has nothing to compare."""
+        """Return the measured value, 0..1; NaN if the frame has no known pixel."""
         if not counts.counts.any():
             return math.nan
         if self.measure == 'accuracy':
@@ -45,27 +44,27 @@ class Term(NamedTuple):
 class BadRule:
     """Terms joined by "or": a frame below the limit of any is bad."""
 
-    text: str  # As it was written.
+    text: str  # The rule as the user wrote it.
     terms: tuple[Term, ...]
 
     @classmethod
     def parse(cls, text: str, class_names: Sequence[str]) -> BadRule:
         """
-        Read a rule of at least one term, joined by ``or``; class names are in order of the ids.
+        Parse a rule of one or more terms joined by ``or``; class names are in order of the ids.
 
         A term is ``iou<0.5`` (mean IoU over the classes that occur in truth or prediction),
-        ``iou[name]<0.5`` (of one class) or ``accuracy<0.7`` (share of right pixels). Raises
-        ConfigError if a term cannot be read, names an unknown class, or its limit is not in (0,
-        1].
+        ``iou[name]<0.5`` (IoU of one class) or ``accuracy<0.7`` (share of right pixels). Raises
+        ConfigError if a term cannot be parsed, names an unknown class, or has a limit outside
+        (0, 1].
         """
         return cls(text.strip(), tuple(_term(part, text, class_names) for part in _OR.split(text)))
 
     def is_bad(self, counts: ConfusionMatrix) -> bool:
         """
-        Say whether a mask is bad, by the counts of its frame.
+        Return whether a mask is bad, from the counts of its frame.
 
-        A frame without the class of a term, in truth and prediction, is good for that term. So is
-        one without a known pixel: leave such out.
+        A frame without the class of a term in truth and prediction is good for that term. A frame
+        without a known pixel is good too, so the caller must leave such frames out.
         """
         return any(term.value(counts) < term.limit for term in self.terms)
 

@@ -2,13 +2,12 @@
 """
 A threshold with a promise: on a new block of frames, at most alpha is accepted and bad on average.
 
-Conformal risk control asks for exchangeable samples, and neighbouring frames of a dive are not:
-they share water, light and place. A *block* (a dive, a track, a minute of video, a site) is the
-sample here, and its loss is the share of its frames that are accepted although they are bad. The
-promise is over the drawing of the calibration blocks and the new one together. It says nothing of
-the bad among the accepted (`bad_share` bounds that), of one block, or of another water, and it is
-void for blocks that the scores or their thresholds were chosen on.
-
+Conformal risk control requires exchangeable samples, and neighbouring frames of a dive are not:
+they share water, light and place. So the sample is a *block* (a dive, a track, a minute of video,
+a site), and its loss is the share of its frames that are accepted although they are bad. The
+promise is an average over draws of the calibration blocks and the new block. It does not bound the
+share of bad frames among the accepted (`bad_share` does), nor does it hold for a single block or
+other water, and it is void for blocks that were used to choose the scores.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.calibration import Promise
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
-# That of the most uncertain reference frame.
+# The rank of the most uncertain reference frame.
 HIGHEST_RANK = 1.0
 _ROUNDING = 1e-12
 _HALVINGS = 100
@@ -36,7 +35,7 @@ _HALVINGS = 100
 
 def blocks_needed(alpha: float) -> int:
     """
-    Return the fewest blocks that can carry a promise: 19 for 0.05, 9 for 0.10.
+    Return the fewest blocks with which a promise is possible: 19 for 0.05, 9 for 0.10.
 
     Raises ConfigError if `alpha` is not between 0 and 1.
     """
@@ -55,24 +54,24 @@ def promised_limit(
     ranks: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike, alpha: float
 ) -> float:
     """
-    Return the loosest threshold that keeps the promise: a rank that was seen.
+    Return the loosest threshold that satisfies the promise; it is one of the given ranks.
 
     With n blocks, n/(n+1) times the share accepted and bad, plus 1/(n+1), is at most `alpha`.
-    Ranks (n,) grow with the uncertainty of each frame; NaN and infinity are never accepted.
-    Blocks of any size count alike. Raises ConfigError if `alpha` is not between 0 and 1;
-    CalibrationError if there are too few blocks for this alpha, all frames are bad, or none may be
-    accepted. The rule is that of Angelopoulos, Bates, Fisch, Lei and Schuster, 2022,
-    arXiv:2208.02814, with the bound 1 of the loss.
+    Ranks, one per frame, grow with uncertainty; NaN and infinity are never accepted. All blocks
+    have equal weight. Raises ConfigError if `alpha` is not between 0 and 1; CalibrationError if
+    there are too few blocks for this alpha, all frames are bad, or no frame can be accepted. The
+    rule is that of Angelopoulos, Bates, Fisch, Lei and Schuster, 2022, arXiv:2208.02814, with a
+    loss bounded by 1.
     """
     rank, bad = np.asarray(ranks, np.float64), np.asarray(is_bad, bool)
     rank = np.where(np.isnan(rank), np.inf, rank)
     index, sizes = _index(blocks)
     _refuse_hopeless(bad, len(sizes), alpha)
-    # Ordered by rank: what each frame adds to the mean share, if accepted.
+    # In the order of ranks: the mean share accepted and bad if all frames so far are accepted.
     order = np.argsort(rank, kind='stable')
     ranked = rank[order]
     lost = np.cumsum(np.where(bad, 1 / sizes[index], 0.0)[order]) / len(sizes)
-    # Frames of equal rank come in together: only the last of them is a threshold.
+    # Frames of equal rank are accepted together, so only the last of them is a threshold.
     is_last = np.append(ranked[1:] > ranked[:-1], True) & np.isfinite(ranked)
     fits = is_last & (_bound(lost, len(sizes)) <= alpha + _ROUNDING)
     if not fits.any():
@@ -103,35 +102,35 @@ def _index(blocks: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 # -------------------------------------------------------------------------------------------------
-# From measured frames to thresholds with a promise.
-# The family of thresholds and the choice of scores are given; here the one number that is left,
-# the rank, is set by conformal risk control on frames that neither of them was fitted to.
+# Thresholds with a promise from measured frames.
+# The family of thresholds and the choice of scores are given. The only remaining parameter, the
+# rank, is set by conformal risk control on frames that were used for neither of them.
 
 
 def fit_promise(
     family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float, bad: str
 ) -> Promise:
     """
-    Set the thresholds of some scores, by the rule `bad`, on calibration frames.
+    Fit the thresholds of some scores on calibration frames, for the rule `bad`.
 
-    The family was fitted on other frames. The shares of the promise are those of the thresholds as
-    they are written down. Raises CalibrationError if there are too few blocks, or no frame can be
+    The family must have been fitted on other frames. The shares in the promise are those of the
+    final thresholds. Raises CalibrationError if there are too few blocks, or no frame can be
     accepted.
     """
     ranks = family.frame_ranks(frames.scores, names)
-    # Where few frames are bad the promise alone would let everything pass; but of what exceeds
-    # all reference frames nothing is known.
+    # If few frames are bad, the promise alone would accept every frame; but nothing is known about
+    # frames that exceed all reference frames.
     rank = min(promised_limit(ranks, frames.is_bad, frames.blocks, alpha), HIGHEST_RANK)
     limits = family.limits(rank, names)
     num_blocks = len(np.unique(frames.blocks))
-    for factor in (1.0, 1 - 1e-9):  # the second where a threshold's last digits break the promise
+    for factor in (1.0, 1 - 1e-9):  # the second if rounding of a threshold breaks the promise
         limits = {name: value * factor for name, value in limits.items()}
         accepted = frames.accepted(limits)
         lost = mean_block_share(accepted & frames.is_bad, frames.blocks)
         reached = float(_bound(lost, num_blocks))
         if reached <= alpha:
             break
-    # Every frame is a threshold that could have been chosen.
+    # Any frame's rank could have become the threshold, hence the number of tries.
     upper = bad_share(accepted, frames.is_bad, frames.blocks, num_tries=len(frames)).upper
     return Promise(alpha, limits, bad, num_blocks, len(frames), reached,
                    mean_block_share(accepted, frames.blocks), lost, upper)
@@ -139,9 +138,9 @@ def fit_promise(
 
 def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapping[str, float]:
     """
-    Return for each score the value that a share of the frames does not exceed.
+    Return the quantile of each score over the frames.
 
-    A score that is 0 there, or at `highest` or above, or not finite, has none.
+    A score is left out if its quantile is 0, not below `highest`, or not finite.
     """
     limits = {}
     for name, column in frames.scores.items():
@@ -153,7 +152,7 @@ def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapp
 
 
 # -------------------------------------------------------------------------------------------------
-# How many of the accepted are bad, at most: the bound of Clopper and Pearson.
+# Upper bound for the share of bad frames among the accepted, after Clopper and Pearson.
 # It answers "when the flag is true, how often is the mask bad?", which the promise does not. It is
 # exact for independent units drawn after everything was fitted.
 
@@ -161,10 +160,10 @@ def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapp
 @dataclass(frozen=True)
 class BadShare:
     """
-    Bad ones among the accepted.
+    Share of bad units among the accepted ones.
 
-    Units are frames, or blocks with an accepted frame. The share is NaN if nothing was accepted;
-    with 95 % confidence it is not above `upper`, which is 1 then.
+    Units are frames, or blocks with an accepted frame. With 95 % confidence the share is at most
+    `upper`. If nothing was accepted, the share is NaN and `upper` is 1.
     """
 
     num_accepted: int
@@ -176,10 +175,10 @@ class BadShare:
 
 def upper_bound(num_bad: int, num: int, num_tries: int = 1) -> float:
     """
-    Bound the share of bad units from above, one-sided; 1 if there is none. It needs scipy.
+    Return a one-sided upper bound for the share of bad units; 1 if all are. Requires scipy.
 
-    The error is shared among the thresholds that the same units were tried for (Bonferroni). After
-    Clopper and Pearson, Biometrika 26 (1934), by the quantile of a beta distribution.
+    The error is divided among the `num_tries` thresholds tried on the same units (Bonferroni).
+    After Clopper and Pearson, Biometrika 26 (1934), by the quantile of a beta distribution.
     """
     if num_bad == num:
         return 1.0
@@ -192,12 +191,12 @@ def bad_share(
     accepted: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike | None = None, num_tries: int = 1
 ) -> BadShare:
     """
-    Bound P(bad | accepted) by the frames, (n,), or by blocks of them; see `upper_bound`.
+    Bound P(bad | accepted) from frames, (n,), or from blocks of them; see `upper_bound`.
 
-    Frames of one block are alike, and n of them prove less than n others do: with blocks, a unit
-    is a block with an accepted frame, bad if any accepted one is. The bound is of "a block has a
-    bad accepted frame", and so of "an accepted frame is bad" where each block with an accepted
-    frame counts alike, however many it has.
+    Frames of one block are similar and prove less than independent ones. So with blocks, a unit is
+    a block with an accepted frame, and is bad if any of its accepted frames is. The bound is for
+    "a block has a bad accepted frame", and so also for "an accepted frame is bad" if each block
+    with an accepted frame has equal weight.
     """
     taken, bad = np.asarray(accepted, bool), np.asarray(is_bad, bool)
     names = np.arange(taken.size) if blocks is None else np.asarray(blocks)
@@ -208,29 +207,29 @@ def bad_share(
 
 
 # -------------------------------------------------------------------------------------------------
-# What share of the frames a promise accepts, over many draws of the blocks at once.
+# The share of frames that a promise accepts, for many draws of the blocks at once.
 
 
 def promised_coverage(
     ranks: Column, is_bad: NDArray[np.bool_], draws: Draws, alpha: float, halvings: int, seed: int
 ) -> tuple[Floats, Floats]:
     """
-    Return which share of frames a promised threshold accepts, and which is accepted and bad.
+    Return the share of frames that a promised threshold accepts, and the share accepted and bad.
 
-    In each draw the blocks are cut in two halves, again and again. One half sets the threshold by
-    conformal risk control (`promised_limit`), the other is judged by it, then the other
-    way round; copies of a block stay in one half.
+    In each draw the blocks are split into halves, `halvings` times. One half sets the threshold by
+    conformal risk control (`promised_limit`) and the other half is judged by it, and vice versa;
+    copies of a block stay in one half.
 
-    Ranks are float64 (n,), growing with uncertainty; what is not finite is never accepted. The
-    seed is that of the cuts, which do not depend on the ranks: methods share them. Returns means
-    over all halves, (d,) both; every block counts alike. They are NaN where a half has too few
+    Ranks are float64 (n,), growing with uncertainty; those not finite are never accepted. The
+    splits depend on the seed and not on the ranks, so that methods share them. Returns means over
+    all halves, (d,) both, with equal weight for every block. They are NaN where a half has too few
     blocks for this alpha, and zero where no frame can be accepted.
     """
     rng, count = np.random.default_rng(seed), draws.num_blocks
     known = np.where(np.isnan(ranks), np.inf, ranks)
     order = np.argsort(known, kind='stable')
     ranked, block = known[order], draws.block[order]
-    # Frames of equal rank come in together: only the last of them is a threshold.
+    # Frames of equal rank are accepted together, so only the last of them is a threshold.
     last = np.flatnonzero(np.append(ranked[1:] > ranked[:-1], True) & np.isfinite(ranked))
     shares = draws.counts[:, block] / np.bincount(draws.block)[block]
     found = []
@@ -247,19 +246,19 @@ def held_out_shares(
     ranks: Column, is_bad: NDArray[np.bool_], blocks: NDArray[np.str_], alpha: float
 ) -> tuple[float, float]:
     """
-    Return the shares of frames that thresholds of the other half of the blocks accept.
+    Return the shares accepted, and accepted and bad, by thresholds from the other half of blocks.
 
-    They are the means over random halves of what is accepted, and accepted and bad: what the
-    promise comes to on frames that had no part in it, and a little less is accepted than by
-    thresholds of all. Both are NaN where a half has too few blocks.
+    They are means over random halves, on frames that were not used for the threshold. Thresholds
+    from half of the blocks accept slightly fewer frames than those from all. Both shares are NaN
+    if a half has too few blocks.
     """
     accepted, bad = promised_coverage(ranks, is_bad, Draws.of(blocks, draws=1), alpha, _HALVINGS,
                                       seed=0)
     return float(accepted[0]), float(bad[0])
 
 
-# Of one half of the blocks: how many (d, 1), and their mean shares accepted, and accepted and bad,
-# at each threshold (d, k).
+# One half of the blocks: their number (d, 1), and their mean shares accepted, and accepted and
+# bad, at each threshold (d, k).
 _HalfShares = tuple[Floats, Floats, Floats]
 
 
@@ -273,11 +272,11 @@ def _half(
 
 
 def _judged(fitted: _HalfShares, judged: _HalfShares, alpha: float) -> tuple[Floats, Floats]:
-    """Return what the other half accepts, and what of it is bad, at this half's threshold."""
+    """Return shares of `judged` accepted, and accepted and bad, at the threshold of `fitted`."""
     number, taken, lost = fitted
-    # A threshold is a rank that the half has seen.
+    # A threshold must be a rank that occurs in the half.
     fits = (np.diff(taken, prepend=0.0) > 0) & (_bound(lost, number) <= alpha + _ROUNDING)
-    # Before the first threshold nothing is accepted.
+    # Index 0 means that nothing is accepted.
     place = np.where(fits.any(1), fits.shape[1] - np.argmax(fits[:, ::-1], axis=1), 0) \
         if fits.size else np.zeros(len(fits), np.intp)
     missing = (number[:, 0] < blocks_needed(alpha)) | (judged[0][:, 0] < 1)

@@ -2,9 +2,8 @@
 """
 Run the pipeline over images and measure mask, confidence and uncertainty.
 
-Where the images come from is not known here. Everything is measured at the size of the image,
-as a user of the node sees it: pixels, each frame, and how well scores rank whole frames.
-
+This module does not read images. Everything is measured at the size of the image, as a user of the
+node sees it: pixels, each frame, and how well scores rank whole frames.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ from uncertainty_seg.storage.progress import progress
 
 # BGR image and true class ids.
 Pair = tuple[ImageU8, LabelMap]
-# Of two kinds of pixels, how many of each frame are in each bin of a map, (n, bins) each.
+# Each frame's histograms of a map over two classes of pixels (wrong and right), (n, bins) each.
 Histograms = tuple[NDArray[np.number], NDArray[np.number]]
 _SMALLEST_CHANCE = 1e-6
 _BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
@@ -43,13 +42,13 @@ _BETWEEN_PASSES = ('mutual_information', 'variation_ratio', 'total_variance')
 
 @dataclass(frozen=True)
 class FrameTable:
-    """Frames that were measured, one row each; arrays (n,)."""
+    """Measured frames, one row each; arrays (n,)."""
 
-    sources: tuple[str, ...]  # Where each frame came from.
+    sources: tuple[str, ...]  # Name of each frame's source.
     blocks: NDArray[np.str_]  # Frames of one block (a dive, a site) depend on each other.
-    scores: Mapping[str, Column]  # Grow with uncertainty; NaN where nothing is known.
-    mean_iou: Column  # Of each frame over the classes that occur; NaN without a true mask.
-    is_bad: NDArray[np.bool_]  # Whether its mask is bad by the rule; false without a true mask.
+    scores: Mapping[str, Column]  # Grow with uncertainty; NaN if unknown.
+    mean_iou: Column  # Mean IoU over the classes that occur; NaN without a true mask.
+    is_bad: NDArray[np.bool_]  # Whether the mask is bad by the rule; False without a true mask.
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -62,11 +61,11 @@ class FrameTable:
             self.mean_iou[rows], self.is_bad[rows])
 
     def with_scores(self, scores: Mapping[str, Column]) -> FrameTable:
-        """Return a table with more scores, or other columns for them."""
+        """Return a table with scores added or replaced."""
         return dataclasses.replace(self, scores={**self.scores, **scores})
 
     def only(self, names: Iterable[str]) -> FrameTable:
-        """Return a table with these scores alone."""
+        """Return a table with only these scores."""
         return dataclasses.replace(self, scores={name: self.scores[name] for name in names})
 
     def rows(self) -> list[dict[str, float]]:
@@ -75,7 +74,7 @@ class FrameTable:
                 for i in range(len(self))]
 
     def accepted(self, limits: Mapping[str, float]) -> NDArray[np.bool_]:
-        """Return which frames are within all thresholds, (n,); NaN is within none."""
+        """Return whether each frame is within all thresholds, (n,); NaN is within none."""
         return accepted_by(self.scores, limits)
 
     def ratios(self, limits: Mapping[str, float]) -> Column:
@@ -85,7 +84,7 @@ class FrameTable:
 
 
 def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool_]:
-    """Say of each frame whether all its scores are within their thresholds; NaN never is."""
+    """Return whether all scores of each frame are within their thresholds, (n,); NaN never is."""
     return np.all([scores[name] <= limit for name, limit in limits.items()], axis=0)
 
 
@@ -101,15 +100,15 @@ class PixelMeasures:
     confusion: ConfusionMatrix = field(init=False)  # True against predicted class.
     # Confidence against accuracy.
     calibration: ExpectedCalibrationError = field(default_factory=ExpectedCalibrationError)
-    # Of each map that there was, how well it ranks wrong pixels.
+    # For each map, how well it ranks wrong pixels.
     rankings: dict[str, Ranking] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Start from nothing."""
+        """Create an empty confusion matrix."""
         self.confusion = ConfusionMatrix(self.num_classes)
 
     def add(self, result: FrameResult, truth: LabelMap, ignore_index: int) -> None:
-        """Count one image; `truth` has true class ids, `ignore_index` where none is known."""
+        """Count one image; `truth` has true class ids, or `ignore_index` where unlabelled."""
         label = result.label
         self.confusion.add(truth, label, ignore_index)
         known = truth != ignore_index
@@ -120,7 +119,7 @@ class PixelMeasures:
                 result.map_at_source(name)[known], ~is_right)
 
     def merge(self, other: PixelMeasures) -> None:
-        """Add what another one counted, of the same classes."""
+        """Add the counts of other measures of the same classes."""
         self.confusion.counts += other.confusion.counts
         pairs: list[tuple[object, object]] = [(self.calibration, other.calibration)]
         pairs += [(self.rankings.setdefault(name, Ranking()), ranking)
@@ -130,7 +129,7 @@ class PixelMeasures:
                 setattr(mine, name, getattr(mine, name) + sums)
 
     def totals(self) -> NDArray[np.float64]:
-        """Return the sums that IoU, accuracy and calibration error are made of, (C * C + 45,)."""
+        """Return the sums for IoU, accuracy and calibration error, (C * C + 45,)."""
         bins = self.calibration
         return np.concatenate([self.confusion.counts.ravel(), bins.count, bins.hits,
                                bins.confidence])
@@ -139,23 +138,23 @@ class PixelMeasures:
 @dataclass(frozen=True)
 class Evaluation:
     """
-    What a set of labelled frames tells.
+    Measurements of a set of labelled frames.
 
     Attributes
     ----------
     pixels : PixelMeasures
-        Over all known pixels.
+        Measures over all known pixels.
     scores : mapping of str to ndarray of float64, shape (n,)
-        Of each image.
+        Scores of each image.
     frame_iou : ndarray of float64, shape (n,)
-        Of each image, over the classes that occur in truth or prediction; NaN without a known
-        pixel.
+        Mean IoU of each image over the classes that occur in truth or prediction; NaN without a
+        known pixel.
     is_bad : ndarray of bool, shape (n,)
-        By the rule that was given; false without one.
+        Whether each mask is bad by the given rule; False without a rule.
     totals : ndarray of float64, shape (n, C * C + 45)
-        What each image added to `pixels.totals()`, by which images are drawn.
+        Contribution of each image to `pixels.totals()`, for bootstrap draws of images.
     maps : mapping of str to two ndarray of uint32, shape (n, 1024)
-        Where they were asked for: of each image, histograms of a map over wrong and right pixels.
+        If requested, each image's histograms of a map over wrong and right pixels.
 
     """
 
@@ -168,7 +167,7 @@ class Evaluation:
 
     @property
     def iou(self) -> NDArray[np.float64]:
-        """Return the IoU of each class, (C,), NaN for one that never occurs."""
+        """Return the IoU of each class, (C,); NaN for a class that never occurs."""
         return self.pixels.confusion.iou()
 
     @property
@@ -188,13 +187,13 @@ class Evaluation:
 
     @property
     def error_auroc(self) -> dict[str, float]:
-        """How well each map ranks wrong pixels above right ones."""
+        """Return the AUROC of each map for wrong pixels."""
         return {name: float(weighted_pixel_auroc(ranking.positive[None], ranking.negative[None],
                                                  np.ones((1, 1)))[0])
                 for name, ranking in self.pixels.rankings.items()}
 
     def table(self, sources: Sequence[str], blocks: NDArray[np.str_]) -> FrameTable:
-        """Return the frames with where they came from, and their blocks."""
+        """Return the frames as a table with their sources and blocks."""
         return FrameTable(tuple(sources), blocks, self.scores, self.frame_iou, self.is_bad)
 
 
@@ -203,11 +202,11 @@ def evaluate(
     by_frame: bool = False,
 ) -> Evaluation:
     """
-    Measure labelled images, with a progress bar of this title; the gate is not used.
+    Measure labelled images, with a progress bar called `title`; the gate is not used.
 
     Pairs are BGR images (H, W, 3) and true class ids (H, W), both uint8; pixels of unknown class
-    have the card's `ignore_index`. The rule says which masks are bad. `by_frame` keeps the
-    histograms of each image, 8 kB a map.
+    have the card's `ignore_index`. The rule defines bad masks. `by_frame` keeps the histograms of
+    each image, 8 kB per map.
     """
     pixels = PixelMeasures(pipeline.card.num_classes)
     scores, frame_iou, bad, totals, kept = [], [], [], [], []
@@ -229,9 +228,9 @@ def evaluate(
 
 def is_rounding(card: ModelCard, name: str) -> bool:
     """
-    Say whether a map or score is nothing but rounding: of passes that are all equal.
+    Return whether a map or score of a card is only rounding, because all passes are equal.
 
-    Rounding ranks frames as entropy does, in one runtime; in another it may be none at all.
+    In one runtime such rounding may rank frames as entropy does; in another it may be zero.
     """
     return card.has_one_pass and name.split('.')[0] in _BETWEEN_PASSES
 
@@ -248,7 +247,7 @@ def _columns(rows: Sequence[Mapping[str, float]]) -> dict[str, Column]:
 
 
 def score_frames(pipeline: Pipeline, images: Mapping[str, ImageU8]) -> FrameTable:
-    """Measure images without masks, by name: their scores alone, each image its own block."""
+    """Measure the scores of images without masks, by name; each image is a separate block."""
     scores = _columns([pipeline.measure(image, index).scores
                        for index, image in enumerate(images.values())])
     return FrameTable(tuple(images), np.array(list(images), np.str_), scores,
@@ -263,7 +262,7 @@ def mean_nll(pipeline: Pipeline, pairs: Sequence[Pair], title: str = 'frames') -
     """
     Return the mean negative log-likelihood of "the most likely class is right", in nats.
 
-    `pairs` are as `evaluate` takes them; each frame with a known pixel counts alike.
+    `pairs` are those of `evaluate`; each frame with a known pixel has equal weight.
     """
     found = []
     for index, (image, truth) in enumerate(progress(pairs, desc=title)):
@@ -278,11 +277,11 @@ def mean_nll(pipeline: Pipeline, pairs: Sequence[Pair], title: str = 'frames') -
 
 def best_temperature(grid: Sequence[float], measured: Callable[[float], float]) -> float:
     """
-    Return the temperature of a growing grid with the least value of `measured`.
+    Return the temperature of an increasing grid with the least value of `measured`.
 
-    They are tried from the one nearest to 1 on, in both directions: the likelihood has one maximum
-    over the temperature, so that each way ends at the first value that is worse than the one
-    before.
+    The search starts at the temperature nearest to 1 and goes in both directions. The likelihood
+    has a single maximum over the temperature, so each direction ends at the first value that is
+    worse than the one before.
     """
     start = min(range(len(grid)), key=lambda place: abs(np.log(grid[place])))
     found = {grid[start]: measured(grid[start])}
@@ -301,11 +300,11 @@ def best_temperature(grid: Sequence[float], measured: Callable[[float], float]) 
 @dataclass(frozen=True)
 class FrameRanking:
     """
-    What one order of the frames is worth, or how much better it is than another.
+    Quality of one order of the frames.
 
-    `excess_aurc` is the area under the curve of risk over coverage less that of the best possible
-    order, smaller is better; of a comparison the other's less the one's. `ood_auroc` is the chance
-    that a foreign frame is above a familiar one, None without foreign frames.
+    `excess_aurc` is the area under the risk-coverage curve minus that of the best possible order;
+    smaller is better. `ood_auroc` is the probability that a foreign (out-of-distribution) frame
+    ranks above a familiar one, None without foreign frames.
     """
 
     excess_aurc: Interval
@@ -316,8 +315,8 @@ class FrameRanker:
     """
     Measures orders of the same frames, all on the same draws.
 
-    The table gives blocks and which frames are bad; foreign frames, which the network was not made
-    for, are each their own block.
+    The table gives the blocks and the bad frames; each foreign (out-of-distribution) frame is a
+    separate block.
     """
 
     def __init__(self, frames: FrameTable, num_foreign: int = 0) -> None:
@@ -327,10 +326,10 @@ class FrameRanker:
 
     def rank(self, values: Column, foreign: Column | None = None) -> FrameRanking:
         """
-        Measure an order.
+        Measure the order given by `values`.
 
-        `values` are (n,) and grow with uncertainty, NaN is the largest; `foreign` are those of the
-        foreign frames.
+        They are (n,) and grow with uncertainty; NaN counts as the largest. `foreign` are the
+        values of the foreign frames.
         """
         interval, weights = self._draws.interval, self._draws.weights
         excess = interval(weighted_excess_aurc(values, self._losses, weights))

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How far a figure would move on other data: the percentile bootstrap over blocks of frames.
+Confidence intervals by the percentile bootstrap over blocks of frames.
 
-Frames of one block are drawn together, since they are alike: drawing frame by frame would give an
-interval that is too narrow. A draw is a row of weights, how often each frame is in it; the first
-row is the data as they are. A figure is then an array with one value a draw. All methods share the
-draws, so that in the difference of two figures what both have in common cancels.
+Frames of one block are drawn together because they are similar; drawing single frames would give
+intervals that are too narrow. A draw is a row of weights, the number of times each frame occurs in
+it; the first row is the original data. A figure is an array with one value per draw. All methods
+share the draws, so that common variation cancels in the difference of two figures.
 
 References
 ----------
@@ -30,17 +30,17 @@ DRAWS = 500
 @dataclass(frozen=True)
 class Interval:
     """
-    A figure and where it may lie.
+    A figure and its confidence interval.
 
     Attributes
     ----------
     value : float
-        Over all rows.
+        The figure of the original data.
     lower, upper : float
-        The middle 95 % of the draws; NaN if fewer than half of the draws have a value, or there is
-        one block, of which every draw is the same.
+        The central 95 % of the draws; NaN if fewer than half of the draws have a value, or there
+        is only one block, so that all draws are equal.
     num_blocks : int
-        What was drawn from; below about 20 an interval is a hint at best.
+        Number of blocks drawn from; below about 20 the interval is only a rough indication.
 
     """
 
@@ -52,14 +52,14 @@ class Interval:
 
 @dataclass(frozen=True)
 class Draws:
-    """Draws of blocks."""
+    """Bootstrap draws of blocks."""
 
     block: NDArray[np.intp]  # Index of each frame's block, (n,).
-    counts: Floats  # How often each block is in each draw, (d, b); all ones in the first row.
+    counts: Floats  # Number of times each block is in each draw, (d, b); the first row is ones.
 
     @classmethod
     def of(cls, blocks: ArrayLike, draws: int = DRAWS, seed: int = 0) -> Draws:
-        """Draw the blocks of n frames, (n,), with replacement, as many as there are."""
+        """Draw as many blocks as there are, with replacement; `blocks` (n,) are the frames'."""
         _, block = np.unique(np.asarray(blocks), return_inverse=True)
         count = int(block.max()) + 1
         chosen = np.random.default_rng(seed).integers(0, count, (draws, count))
@@ -68,16 +68,16 @@ class Draws:
 
     @property
     def num_blocks(self) -> int:
-        """Return how many blocks there are."""
+        """Return the number of blocks."""
         return self.counts.shape[1]
 
     @property
     def weights(self) -> Floats:
-        """Return how often each frame is in each draw, (d, n)."""
+        """Return the number of times each frame is in each draw, (d, n)."""
         return self.counts[:, self.block]
 
     def interval(self, figures: Floats) -> Interval:
-        """Return the interval of a figure, float64 (d,), that of the data first."""
+        """Return the interval of a figure, float64 (d,), whose first value is the data's."""
         drawn = figures[1:]
         known = drawn[~np.isnan(drawn)]
         if 2 * len(known) < len(drawn) or self.num_blocks < 2:
@@ -87,7 +87,7 @@ class Draws:
         return Interval(float(figures[0]), float(lower), float(upper), self.num_blocks)
 
     def share(self, chosen: ArrayLike) -> Interval:
-        """Return the mean over blocks of the share of a block's frames that are chosen."""
+        """Return the mean over blocks of the share of chosen frames, with its interval."""
         sizes = np.bincount(self.block)
         shares = np.bincount(self.block, np.asarray(chosen, np.float64)) / sizes
         return self.interval(self.counts @ shares / self.num_blocks)
@@ -95,10 +95,10 @@ class Draws:
 
 def weighted_auroc(yes: Column, no: Column, yes_weights: Floats, no_weights: Floats) -> Floats:
     """
-    Return the chance that a yes outranks a no in each draw, (d,); NaN where one is missing.
+    Return the AUROC of a score in each draw, (d,), ties half; NaN where a class is missing.
 
-    `yes` (n,) and `no` (m,) are scores that grow with "yes", NaN counts as infinite; the weights,
-    (d, n) and (d, m), say how often each is in a draw.
+    `yes` (n,) and `no` (m,) are scores of positives and negatives, larger for positives; NaN
+    counts as infinite. The weights, (d, n) and (d, m), are the numbers of times each is drawn.
     """
     above, below = (np.where(np.isnan(v), np.inf, v) for v in (yes, no))
     wins = (above[:, None] > below) + 0.5 * (above[:, None] == below)
@@ -108,21 +108,21 @@ def weighted_auroc(yes: Column, no: Column, yes_weights: Floats, no_weights: Flo
 
 def weighted_excess_aurc(scores: Column, losses: Column, weights: Floats) -> Floats:
     """
-    Return E-AURC: `weighted_aurc` less that of a score that knew the losses, of each draw, (d,).
+    Return the E-AURC of each draw, (d,): `weighted_aurc` minus that of the perfect order.
 
-    It is 0 for a perfect order, and compares scores of one network, not networks. After Geifman,
-    Uziel and El-Yaniv, 2019, arXiv:1805.08206.
+    It is 0 for the perfect order. It compares scores of one network, not different networks. After
+    Geifman, Uziel and El-Yaniv, 2019, arXiv:1805.08206.
     """
     return weighted_aurc(scores, losses, weights) - weighted_aurc(losses, losses, weights)
 
 
 def weighted_aurc(scores: Column, losses: Column, weights: Floats) -> Floats:
     """
-    Return the area under risk and coverage of each draw, (d,); smaller is better.
+    Return the area under the risk-coverage curve of each draw, (d,); smaller is better.
 
     It is the mean risk over the coverages 1/n .. 1. Scores and losses are float64 (n,), the
-    weights whole numbers of shape (d, n); a score of NaN is refused first. Where scores are equal
-    it is the mean over every order of those frames, so that the order of the data never counts.
+    weights integers of shape (d, n); a NaN score is refused first. For equal scores it is the mean
+    over all orders of those frames, so that the order of the data has no effect.
     """
     ranks = np.where(np.isnan(scores), np.inf, scores)
     order = np.argsort(ranks, kind='stable')
@@ -142,10 +142,10 @@ def weighted_pixel_auroc(
     yes: NDArray[np.number], no: NDArray[np.number], weights: Floats
 ) -> Floats:
     """
-    Return AUROC of pixels in each draw, (d,), ties half; NaN where a kind is missing.
+    Return the AUROC of pixels in each draw, (d,), ties half; NaN where a class is missing.
 
-    `yes` and `no` are (n, bins): of each frame, how many pixels of either kind a map has in each
-    bin, from low to high; `weights` are (d, n).
+    `yes` and `no` (n, bins) are each frame's histograms of a map over positive and negative
+    pixels, from low to high; `weights` are (d, n).
     """
     found, alarms = (weights @ counts.astype(np.float64) for counts in (yes, no))
     pairs = found.sum(1) * alarms.sum(1)
@@ -157,11 +157,11 @@ def weighted_totals(totals: Floats, num_classes: int, weights: Floats) -> dict[s
     """
     Return mean IoU, accuracy and expected calibration error of each draw, (d,) by name.
 
-    A million pixels of one image are not a million samples: images are drawn, and each figure is
-    computed over all pixels of those. A class that some image has and a draw has not is left out
-    of its mean: a few pixels that one bundle takes for it would decide between two bundles.
-    Chance alone adds to a calibration error and never takes from it, so that its interval lies to
-    the upper side. `totals` are those of `evaluation.Evaluation`, (n, C * C + 45).
+    Pixels of one image are not independent, so images are drawn, and each figure is computed over
+    all pixels of the drawn images. A class that occurs in the truth of the data but not of a draw
+    is left out of that draw's mean; otherwise a few false pixels of it would decide between two
+    bundles. Chance can only increase a calibration error, so its interval extends upwards.
+    `totals` are those of `evaluation.Evaluation`, (n, C * C + 45).
     """
     summed = weights @ totals
     counts = summed[:, :num_classes**2].reshape(-1, num_classes, num_classes)

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How good a mask and its uncertainty are, against a mask that a person drew.
+Measures of masks and their uncertainty against labelled masks.
 
-Measures of pixels take image after image and keep sums only, so that a data set of any size fits.
-Of a confidence only that of the most likely class is looked at: the maps keep no other. For whole
-frames, risk over coverage says how much is still bad when the most uncertain ones are refused.
-
+Pixel measures accumulate only sums, image by image, so the data set may have any size. They use
+only the confidence of the most likely class, since the maps store no other. For whole frames, the
+risk-coverage curve shows how many frames are bad among the accepted ones.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class ExpectedCalibrationError:
     """
     Expected calibration error in 15 equal bins of confidence, over any number of images.
 
-    Kept are pixels, right pixels and summed confidence a bin, (15,) each.
+    Its state is the number of pixels, of right pixels and the summed confidence per bin, (15,).
 
     References
     ----------
@@ -68,10 +67,11 @@ class ExpectedCalibrationError:
 @dataclass
 class Ranking:
     """
-    How well a score in 0..1 tells yes from no, over any number of pixels.
+    How well a score in 0..1 separates positive from negative pixels, over any number of pixels.
 
-    Kept as two histograms, (4097,) each, of the score where the answer is yes, and no; scores of
-    one bin count as equal, and NaN as the largest score. For errors, yes is "this pixel is wrong".
+    Its state is two histograms of the score, (4097,) each, for positive and negative pixels;
+    scores of one bin count as equal, and NaN as the largest score. For errors, positive means
+    "this pixel is wrong".
     """
 
     positive: Floats = _zeros(_BINS + 1)
@@ -79,24 +79,24 @@ class Ranking:
 
     def add(self, score: FloatMap, is_positive: NDArray[np.bool_]) -> None:
         """Count pixels; both arrays have the same shape."""
-        # The square root gives small scores more bins: mutual information is small.
+        # The square root gives small scores more bins, since mutual information is small.
         scaled = np.sqrt(np.clip(np.nan_to_num(score, nan=1.0), 0, 1)) * _BINS
         bins = scaled.astype(np.int64)
         self.positive += np.bincount(bins[is_positive], minlength=_BINS + 1)
         self.negative += np.bincount(bins[~is_positive], minlength=_BINS + 1)
 
     def merged(self, bins: int = 1024) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
-        """Return both histograms in fewer bins, which take less room; `bins` divides 4096."""
+        """Return both histograms in fewer bins to save memory; `bins` must divide 4096."""
         both = []
         for fine in (self.positive, self.negative):
             whole = fine[:-1].copy()
-            whole[-1] += fine[-1]  # the last fine bin, of the value 1 alone
+            whole[-1] += fine[-1]  # the last fine bin holds only the value 1
             both.append(whole.reshape(bins, -1).sum(1).astype(np.uint32))
         return both[0], both[1]
 
 
 # -------------------------------------------------------------------------------------------------
-# One frame is one sample, with a score that grows with uncertainty and a loss in 0..1 (bad or not,
+# Each frame is one sample with a score that grows with uncertainty and a loss in 0..1 (bad or not,
 # or one minus its IoU).
 
 
@@ -110,7 +110,7 @@ def risk_coverage(scores: Column, losses: Column) -> tuple[Floats, Floats]:
     Parameters
     ----------
     scores, losses : ndarray of float64, shape (n,)
-        Grow with uncertainty, NaN is refused first, with infinity; 0..1, 1 for a bad frame.
+        Scores grow with uncertainty; NaN counts as infinity and is refused first. Losses are 0..1.
 
     References
     ----------

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How far a promise can be off by chance, and whether labelled frames show that it is kept.
+The chance variation of a promise, and whether labelled frames show that it is kept.
 
-The promise is on average over draws of the calibration blocks: thresholds of one draw accept more
-or fewer bad frames than alpha, the less the more blocks there were (`spread`). Whether those of a
-bundle keep it is asked of frames that neither the network nor its thresholds have seen.
-
+A promise holds on average over draws of the calibration blocks. Thresholds of one draw accept more
+or fewer bad frames than alpha, with less variation the more blocks there were (`spread`). Whether
+a bundle's thresholds keep the promise is tested on frames that neither the network nor the
+thresholds were fitted on.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from uncertainty_seg.core.calibration import Promise
 
 KEPT, NOT_KEPT = 'kept', 'not kept'
 TOO_FEW, SEEN = 'too few images to tell', 'not judged, since these images are not new to it'
-# A promise counts as kept only where so many times its share are excluded: five images without a
-# bad one among the accepted prove nothing.
+# A promise counts as kept only if the interval excludes this multiple of alpha, because few images
+# without a bad one among the accepted, such as five, prove nothing.
 _EXCLUDED = 2.0
 _TAIL = (1 - CONFIDENCE) / 2
 
@@ -31,11 +31,12 @@ _TAIL = (1 - CONFIDENCE) / 2
 @dataclass(frozen=True)
 class PromiseVerdict:
     """
-    What labelled frames say of a promise.
+    Verdict of labelled frames on a promise.
 
-    At most `alpha` was promised to be accepted and bad; `share` was, every block counted alike,
-    and with 95 % confidence it is between `lower` and `upper` for frames like these (Clopper and
-    Pearson, with `num_blocks` independent units). The word is one of this module's.
+    At most the share `alpha` was promised to be accepted and bad; `share` was measured, with equal
+    weight for every block. For frames like these it is between `lower` and `upper` with 95 %
+    confidence (Clopper and Pearson, with `num_blocks` independent units). `word` is one of this
+    module's constants.
     """
 
     word: str
@@ -46,7 +47,7 @@ class PromiseVerdict:
     num_blocks: int
 
     def sentence(self) -> str:
-        """Say it to a person."""
+        """Return the verdict as a human-readable text."""
         return (f'Promise of {100 * self.alpha:.3g} %: {self.word}. {100 * self.share:.1f} % '
                 f'({100 * self.lower:.1f} to {100 * self.upper:.1f} %) of {self.num_blocks} '
                 'blocks of frames were accepted and bad.')
@@ -56,10 +57,10 @@ def judge_promise(
     accepted: ArrayLike, is_bad: ArrayLike, blocks: ArrayLike, alpha: float, is_new: bool
 ) -> PromiseVerdict:
     """
-    Judge a promise of `alpha` by frames, (n,) each; `is_new`: nothing was fitted to any of them.
+    Judge a promise of `alpha` by frames, (n,) each; `is_new` if nothing was fitted on any of them.
 
     It is kept if the share is at most alpha and twice alpha is excluded, and not kept if alpha is
-    excluded, each with 95 % confidence. It needs scipy.
+    excluded, each with 95 % confidence. Requires scipy.
     """
     lost = np.asarray(accepted, bool) & np.asarray(is_bad, bool)
     count, share = len(np.unique(np.asarray(blocks))), mean_block_share(lost, blocks)
@@ -75,7 +76,7 @@ def judge_promise(
 
 
 def _around(bad: float, count: int) -> tuple[float, float]:
-    """Return the two-sided interval of Clopper and Pearson; blocks may be bad in part."""
+    """Return the two-sided Clopper-Pearson interval; `bad` may have fractions of blocks."""
     from scipy.stats import beta
 
     lower = 0.0 if bad <= 0 else float(beta.ppf(_TAIL, bad, count - bad + 1))
@@ -84,11 +85,11 @@ def _around(bad: float, count: int) -> tuple[float, float]:
 
 def spread(promise: Promise) -> tuple[float, float]:
     """
-    Return between which shares 95 % of thresholds fitted on so many blocks accept bad frames.
+    Return the central 95 % range of the share accepted and bad, over draws of as many blocks.
 
-    For one frame a block the share over new frames has a beta distribution (Vovk, 2012,
-    arXiv:1209.2673); blocks of several frames, which may be bad in part, spread less. It needs
-    scipy.
+    With one frame per block, the share on new frames has a beta distribution (Vovk, 2012,
+    arXiv:1209.2673); with several frames per block, which may be bad in part, it varies less.
+    Requires scipy.
     """
     from scipy.stats import beta
 

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Many thresholds moved by one number.
+Many thresholds controlled by one number, the rank.
 
-A promise needs one parameter that makes the gate stricter. Here it is the rank: how large a share
-of the reference frames a score exceeds. Each threshold is the same rank of its own score, so that
-no score counts for more because its unit is larger; a frame's rank is the largest of its scores'.
-
+A promise needs one parameter that makes the gate stricter. This parameter is the rank: the share
+of the reference frames that a score exceeds. All thresholds have the same rank, each in its score,
+so that no score dominates because of its unit; a frame's rank is the largest of its scores' ranks.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ import numpy as np
 from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.errors import CalibrationError
 
-# A threshold on a score that hardly ever moves would be no knob.
+# A threshold on a nearly constant score would not control anything.
 FEWEST_VALUES = 20
 MOST_KNOTS = 101
-# A guard watches for what bad reference frames do not show, so that a promise about these must not
-# loosen it: what exceeds this share of the reference frames is refused at every alpha.
+# A guard detects what bad reference frames do not show, so a promise about these must not loosen
+# it: frames above this share of the reference frames are refused at every alpha.
 GUARD_CEILING = 0.98
-# The largest limit that a score in 0..1 can still exceed, and the least that is above 0.
+# The largest limit that a score in 0..1 can still exceed, and the smallest above 0.
 HIGHEST_LIMIT, LOWEST_LIMIT = 1 - 2.0**-24, 2.0**-126
 
 
@@ -34,11 +33,11 @@ class RankFamily:
     """
     The ranks of scores among reference frames.
 
-    `knots` (k,) of each score are its values at growing `shares` (k,) of the reference frames;
-    the last share is 1. A *guard* is a score that is low for most frames and telling for a few.
-    Its rank is raised to its power, which leaves it small but in the tail; the power is 1 for all
-    others. Its last knot is at `GUARD_CEILING` of the frames, so that no promise lifts its limit
-    above.
+    `knots` (k,) of each score are its values at increasing `shares` (k,) of the reference frames;
+    the last share is 1. A *guard* is a score that is informative only for few frames, where it is
+    high. Its rank is raised to a power, which makes it small except in the tail; the power is 1
+    for all other scores. Its last knot is at `GUARD_CEILING` of the frames, so that no promise
+    raises its limit beyond that.
     """
 
     knots: Columns
@@ -48,7 +47,7 @@ class RankFamily:
     @classmethod
     def fit(cls, reference: Columns, powers: Mapping[str, float] | None = None) -> RankFamily:
         """
-        Take the ranks among reference frames, float64 (n,) by score; NaN and inf are left out.
+        Fit ranks to reference frames, float64 (n,) by score; NaN and inf are left out.
 
         `powers` are those of guards; a score gets at most `MOST_KNOTS` knots. Raises
         CalibrationError if a score has fewer than `FEWEST_VALUES` different values above 0.
@@ -61,16 +60,16 @@ class RankFamily:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Scores that have ranks."""
+        """Names of the scores that have ranks."""
         return tuple(self.knots)
 
     def ranks(self, name: str, values: Column) -> Column:
         """
         Return the ranks of values of a score, both float64 (n,); they grow with the values.
 
-        A rank is the share of reference frames below, linear between knots, to the score's power;
-        beyond the last knot the ratio to it, above 1. It is infinite for a value that is not
-        finite.
+        A rank is the share of reference frames below, linear between knots, raised to the score's
+        power. Beyond the last knot it is the value divided by that knot, above 1. It is infinite
+        for a value that is not finite.
         """
         knots = self.knots[name]
         inside = np.interp(values, [0.0, *knots], [0.0, *self.shares[name]])
@@ -85,18 +84,17 @@ class RankFamily:
         """
         Return the threshold of each of these scores, in (0, 1), at a rank above 0.
 
-        A frame is within all of them if its rank is at most `rank`, but for the last digits of a
-        float.
+        Up to rounding, a frame is within all of them if its rank is at most `rank`.
         """
         return {name: self._limit(rank, name) for name in names}
 
     def only(self, names: Collection[str]) -> RankFamily:
-        """Return the family of some of the scores."""
+        """Return the family restricted to some scores."""
         return RankFamily({n: self.knots[n] for n in names}, {n: self.shares[n] for n in names},
                           {n: p for n, p in self.powers.items() if n in names})
 
     def to_facts(self) -> dict[str, object]:
-        """Return what `from_facts` reads, as plain lists."""
+        """Return the family as plain lists, for `from_facts`."""
         return {'knots': {n: v.tolist() for n, v in self.knots.items()},
                 'shares': {n: v.tolist() for n, v in self.shares.items()},
                 'powers': dict(self.powers)}
@@ -106,7 +104,7 @@ class RankFamily:
         """
         Build a family from plain lists.
 
-        Raises CalibrationError if knots or shares do not grow, or do not belong together.
+        Raises CalibrationError if knots or shares do not increase, or do not match.
         """
         knots, shares = ({n: np.array(v, np.float64) for n, v in facts[key].items()}
                          for key in ('knots', 'shares'))
@@ -139,7 +137,7 @@ def _knots(name: str, values: Column, ceiling: float) -> tuple[Column, Column]:
     knots, counts = np.unique(finite, return_counts=True)
     shares = np.cumsum(counts) / len(finite)
     picked = np.unique(np.searchsorted(shares, np.linspace(0, 1, MOST_KNOTS) - 1e-12))
-    # A knot at 0 would give every frame of 0 a rank of its own.
+    # A knot at 0 would give frames with the score 0 a rank above 0.
     picked = picked[knots[picked] > 0]
     knots, shares = knots[picked], shares[picked]
     if ceiling == 1:
@@ -150,5 +148,5 @@ def _knots(name: str, values: Column, ceiling: float) -> tuple[Column, Column]:
 
 
 def has_ranks(values: Column) -> bool:
-    """Say whether a score moves enough to have a threshold; see `RankFamily`."""
+    """Return whether a score varies enough to have a threshold; see `RankFamily`."""
     return len(np.unique(values[np.isfinite(values) & (values > 0)])) >= FEWEST_VALUES
