@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What a bundle is worth, and where its flag begins: calibrate, evaluate, compare.
+Calibrate, evaluate and compare bundles on labelled images.
 
-``calibrate`` fits temperature and thresholds with a promise, ``carried_over`` takes them to
-another precision; ``evaluate`` measures one bundle and ``compare`` several. ``stats`` has the
-figures, ``report`` the pages.
-
+``calibrate`` fits temperature and thresholds with a promise, ``carried_over`` transfers thresholds
+to another precision; ``evaluate`` measures one bundle and ``compare`` several. ``stats`` computes
+the figures, ``report`` writes the pages.
 """
 
 __all__ = ['api', 'report.page', 'report.pictures', 'stats.metrics']

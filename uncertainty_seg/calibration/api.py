@@ -72,11 +72,11 @@ def calibrate(
         Backend, T, seed, mask policy, precision and ignore mask, as the node will run.
     ood : Path or str, optional
         Folder of out-of-distribution images: a guard is chosen if it refuses more of them than
-        of the training frames. Without it the density is the guard.
+        of the training frames. Without it, the density of the scores is the guard.
     blocks : Path or str, optional
         File with the block of each image of `limits`; without it each image is a block.
     bad : str
-        When a mask is bad: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', joined by 'or'.
+        Rule for bad masks: 'iou<0.5', 'iou[diver]<0.5', 'accuracy<0.7', joined by 'or'.
     alphas : sequence of float
         Promises: largest share of frames that are accepted and bad.
     scores : sequence of str
@@ -89,17 +89,17 @@ def calibrate(
     Returns
     -------
     CalibrationOutcome
-        The calibration, and what it was made from.
+        The calibration, and the measurements from which it was fitted.
 
     Raises
     ------
     CalibrationError
-        If there are too few blocks, or nothing to choose or promise on.
+        If there are too few blocks, or frames do not permit a choice of scores or a promise.
     ConfigError
         If the rule cannot be read, a score does not exist, or a file cannot be written.
     DatasetError
-        If the folders or the file of blocks are wrong, an image is in two of the splits, or one of
-        `limits` is among those that the card says were trained on.
+        If the folders or the file of blocks are wrong, an image is in two of the splits, or
+        according to the card the network was trained on an image of `limits`.
     BackendUnavailableError
         If a library is not installed.
 
@@ -112,7 +112,7 @@ def calibrate(
     key = _checked_key(request.bundle, report, sign)
     found = fit_calibration(request)
     write_calibration(request.bundle, found.calibration, found.features)
-    # Of frames without a bad one there is no AUROC of bad frames, for one.
+    # Figures may be undefined, such as the AUROC of bad frames if there are none.
     update_metrics(request.bundle, {name: value for name, value in found.metrics().items()
                                     if math.isfinite(value)})
     if key is not None:
@@ -137,9 +137,9 @@ def calibrate_like(
     Parameters
     ----------
     bundle : ModelBundle, Path or str
-        The variant; shipped name or folder. Its old calibration is not looked at.
+        The variant; shipped name or folder. Its old calibration is ignored.
     like : ModelBundle, Path or str
-        The calibrated bundle that it was made of.
+        The calibrated bundle from which the variant was made.
     data : Path or str
         Folder of images like those that `like` was calibrated on; no masks are needed.
     error : float
@@ -156,8 +156,8 @@ def calibrate_like(
     Raises
     ------
     UncertaintySegError
-        If the two are not the same network, `like` promises nothing, there are too few images, or
-        the scores lie too far apart.
+        If the two are not the same network, `like` has no promise, there are too few images, or
+        the scores differ too much.
 
     """
     variant, source = as_bundle(bundle, has_calibration=False), as_bundle(like)
@@ -172,7 +172,7 @@ def calibrate_like(
 def _checked_key(
     bundle: ModelBundle, report: Path | str | None, sign: Path | str | None
 ) -> SigningKey | None:
-    """Refuse before minutes of work what could not be written at their end."""
+    """Check, before minutes of work, that all results can be written; return the signing key."""
     require_libraries('scipy', 'sklearn')
     if report:
         require_report_place(Path(report))
@@ -208,18 +208,18 @@ def evaluate(
     split : str
         Split of `data`, if it has a splits.json; empty for 'control' if there is one, else 'val'.
     ood : Path or str, optional
-        Folder of images of another kind, which should be refused.
+        Folder of out-of-distribution images, which should be refused.
     blocks : Path or str, optional
         File with the block of each image; without it each image is a block.
     bad : str, optional
-        When a mask is bad; the rule of the calibration, else 'iou<0.5'.
+        Rule for bad masks; by default that of the calibration, else 'iou<0.5'.
     report : Path or str, optional
-        HTML file to write; all figures go beside it, into FILE.json.
+        HTML file to write; all figures go to FILE.json next to it.
 
     Returns
     -------
     Evaluated
-        What was measured; ``summary()`` gives all figures as a dictionary. Its ``flag`` is None
+        The measurements; ``summary()`` gives all figures as a dictionary. Its ``flag`` is None
         if the bundle has no calibration.
 
     Raises
@@ -247,7 +247,7 @@ def evaluate(
 
 
 def figures_file(report: Path) -> Path:
-    """Return where all figures of a report are, for scripts."""
+    """Return the path of the JSON file with all figures of a report."""
     return report.with_name(f'{report.name}.json')
 
 
@@ -271,11 +271,11 @@ def compare(
     bundles : sequence of ModelBundle, Path or str
         Shipped names or folders, all with the classes of the first.
     data, split, ood, blocks, bad, report
-        See `evaluate`; without `bad`, as the first bundle was calibrated.
+        See `evaluate`; `bad` is by default the rule of the first bundle's calibration.
     settings : Settings, optional
-        Backend, threads, seed, precision and ignore mask; T is each bundle's own.
+        Backend, threads, seed, precision and ignore mask; T is that of each bundle.
     alphas : sequence of float
-        Shares that may be accepted and bad.
+        Shares of frames that may be accepted and bad.
 
     Returns
     -------

@@ -2,11 +2,10 @@
 """
 Fit temperature and thresholds of a bundle, with a promise on accepted bad frames.
 
-Training frames give the densities and the scores of the gate, validation frames the temperature.
-The split `limits`, which neither the network nor any choice has seen, gives the thresholds: limits
-from a network of fewer images let the surer one of all images accept twice as many bad frames as
-promised.
-
+Training frames are used for the densities and the choice of gate scores, validation frames for the
+temperature. Thresholds are fitted on the split `limits`, which neither training nor any choice has
+used. Thresholds fitted with a network that was trained on fewer images made the more confident
+final network accept twice as many bad frames as promised.
 """
 
 from __future__ import annotations
@@ -98,24 +97,24 @@ from uncertainty_seg.storage.model_bundle import (
 )
 from uncertainty_seg.storage.progress import progress
 
-# Shares that may be accepted and bad.
+# Default alphas: shares of frames that may be accepted and bad.
 ALPHAS = (0.05, 0.10)
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
-# Share of frames that the threshold of a score outside of the gate lets pass.
+# Share of frames below the threshold of a score that is not in the gate.
 QUANTILE = 0.98
-# Training frames to look at, at most, evenly spread.
+# Most training frames to measure, evenly spread.
 MAX_TRAIN = 2000
 _SEED = 0
 _log = logging.getLogger(__name__)
 
 
 # -------------------------------------------------------------------------------------------------
-# The steps, in order, and on which frames each is done.
+# The steps in order, and the frames used for each.
 
 
 @dataclass(frozen=True)
 class CalibrationRequest:
-    """What to fit, and on what; `calibrate` describes the fields."""
+    """Arguments of a calibration; `api.calibrate` describes the fields."""
 
     bundle: ModelBundle
     settings: Settings
@@ -132,12 +131,12 @@ class CalibrationRequest:
 @dataclass(frozen=True)
 class CalibrationOutcome:
     """
-    A calibration, and what it was made from.
+    A calibration, and the measurements from which it was fitted.
 
-    `after` is of the frames that thresholds were fitted on; `held` is their table, `pairs` their
-    images and masks. `seen` and `train` are of the training frames. `halves` has by alpha what
-    thresholds of one half of the blocks made of the other: shares accepted, and accepted and bad.
-    `features` are there where the trunk gives some.
+    `after`, `held` (a table) and `pairs` (images and masks) belong to the frames on which the
+    thresholds were fitted; `seen` and `train` to the training frames. `halves` has by alpha the
+    shares accepted, and accepted and bad, in one half of the blocks by thresholds of the other.
+    `features` is None if the trunk outputs none.
     """
 
     calibration: Calibration
@@ -150,11 +149,11 @@ class CalibrationOutcome:
     features: FeatureDensity | None
 
     def metrics(self) -> dict[str, float]:
-        """Return the figures of the card, of the frames that thresholds were fitted on."""
+        """Return the figures for the card, on the frames used for the thresholds."""
         values = {
             'mean_iou': self.after.mean_iou, 'pixel_accuracy': self.after.accuracy,
             'ece': self.after.ece,
-            # Of one pass mutual information is not there.
+            # A single pass has no mutual information.
             **{f'error_auroc_{name}': self.after.error_auroc[name]
                for name in ('least_confidence', *USUAL_SCORED) if name in self.after.error_auroc},
             'train_mean_iou': self.seen.mean_iou,
@@ -164,7 +163,7 @@ class CalibrationOutcome:
         return {name: round(value, 4) for name, value in values.items()}
 
     def summary(self) -> dict[str, Any]:
-        """Return the line for scripts."""
+        """Return the figures of the machine-readable line."""
         made = self.calibration
         return {
             'temperature': made.temperature, **self.metrics(), 'gate_scores': made.gate_scores,
@@ -178,10 +177,10 @@ class CalibrationOutcome:
 @dataclass(frozen=True)
 class _ReadFrames:
     """
-    What was read: frames of the splits, blocks of those for the limits, (n,), foreign images.
+    Frames of the splits, blocks (n,) of the split `limits`, and out-of-distribution images.
 
-    `looked_at` are those of `train` that are measured, and `data` has the frames for the limits of
-    which nothing is known too.
+    `looked_at` are the frames of `train` to measure. `data` is the split `limits` including frames
+    without a labelled pixel.
     """
 
     data: LabelledFolder
@@ -195,9 +194,9 @@ class _ReadFrames:
 
 def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     """
-    Fit temperature, densities, choice and thresholds; nothing is written yet.
+    Fit temperature, densities, gate scores and thresholds, without writing them.
 
-    Raises what `calibrate` raises.
+    Raises as `api.calibrate` does.
     """
     bundle, settings = request.bundle, request.settings
     rule = BadRule.parse(request.bad, bundle.card.class_names)
@@ -214,7 +213,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
         foreign = score_frames(pipeline, read.foreign) if read.foreign else None
     stems = read.looked_at.stems
     train = seen.table(stems, np.array(stems, np.str_))
-    # Distances of the training frames are from each other: one is nearest to itself.
+    # Training frames are scored against the other ones, since each is nearest to itself.
     train = train.with_scores({KNN_SCORE: held_out_scores(features)} if features else {})
     held = after.table(read.held.stems, read.blocks)
     density = _density_of(train)
@@ -232,7 +231,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
 
 
 def _read(request: CalibrationRequest) -> _ReadFrames:
-    """Read all images, and refuse what could promise nothing."""
+    """Read all images, and raise if no valid promise could be made on them."""
     bundle, ignore = request.bundle, request.settings.ignore_mask
     if request.ood and request.scores:
         raise ConfigError('foreign frames together with named scores',
@@ -249,7 +248,7 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
     require_blocks(blocks, request.alphas)
     train, val = (known_frames(bundle, load_folder(place, split), ignore)
                   for place, split in ((request.train, 'train'), (request.val, 'val')))
-    # Temperature, density and choice have seen these.
+    # Temperature, densities and the choice of scores use these images.
     refuse_familiar(held.named(), train, 'images for the limits', 'training images')
     refuse_familiar(held.named(), val, 'images for the limits', 'validation images')
     refuse_familiar(val.named(), train, 'validation images', 'training images')
@@ -274,7 +273,7 @@ def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
 def _features_of(
     pipeline: Pipeline, pairs: Sequence[Pair], settings: Settings
 ) -> FeatureDensity | None:
-    """Fit what features are compared with on training frames; None if the trunk gives none."""
+    """Fit the density of features on training frames; None if the trunk outputs no features."""
     card = pipeline.card
     if card.feature_shape is None:
         return None
@@ -285,7 +284,7 @@ def _features_of(
             result = pipeline.measure(image)
             geometry = result.geometry
             maps = result.maps.cut(geometry.rows, geometry.columns)
-            assert maps.features is not None  # by the card
+            assert maps.features is not None  # since the card has a feature shape
             yield maps.features, None if ignore is None else fit_ignore(ignore, geometry)
 
     try:
@@ -296,7 +295,7 @@ def _features_of(
 
 
 def _density_of(train: FrameTable) -> ScoreDensity | None:
-    """Fit the density to training frames; None, with a warning, if they are too few."""
+    """Fit the density of scores on training frames; None, with a warning, if too few."""
     try:
         return fit_density(train.rows(), seed=_SEED)
     except CalibrationError as err:
@@ -305,7 +304,7 @@ def _density_of(train: FrameTable) -> ScoreDensity | None:
 
 
 def _told(table: FrameTable, density: ScoreDensity | None, card: ModelCard) -> FrameTable:
-    """Return a table with the score of the density, and without mere rounding."""
+    """Return a table with the density's score, and without scores that are only rounding."""
     if density is not None:
         table = table.with_scores({DENSITY_SCORE: np.array(
             [density.score(row) for row in table.rows()])})
@@ -317,9 +316,9 @@ def _calibration(
     density: ScoreDensity | None, features: FeatureDensity | None, family: RankFamily,
     train: FrameTable, held: FrameTable, promises: tuple[Promise, ...],
 ) -> Calibration:
-    """Put together what was fitted."""
+    """Combine the fitted parts to a calibration."""
     bundle, settings = request.bundle, request.settings
-    # A gate score needs one whatever its quantile is.
+    # The promise's limits come first, for gate scores whose quantile gives no threshold.
     thresholds = {**promises[-1].limits, **quantile_limits(held, QUANTILE, HIGHEST_SCORE)}
     ignore = load_ignore_mask(settings.ignore_mask)
     of_images = [image_statistics(image, None if ignore is None else
@@ -346,14 +345,14 @@ def _calibration(
     )
 
 
-# A limit is what this share of the calibration frames does not exceed, times the margin. The few
-# above are left out because some are not ordinary frames: black bars, a porthole, a wrong file.
+# A damage limit is this quantile of the calibration frames times a margin. The frames above the
+# quantile are ignored because some are not ordinary: black bars, a porthole, a wrong file.
 CALIBRATION_SHARE = 0.995
 MARGIN = 1.5
-# Shares of a line are close to their end at 1; colours vary most from place to place.
+# The shares of a line are bounded by 1, so their margin is small; colours vary most between sites.
 _MARGINS = {'row_seam': 1.25, 'column_seam': 1.25, 'colourless': 2.0, 'dead_bits': 1.0,
             'channel_mismatch': 2.0, 'red_over_blue': 2.0}
-# The least that a calibration sets, so that a few frames that are alike make no narrow limits.
+# Smallest damage limits, so that a few similar frames do not give limits that are too narrow.
 _LEAST_LIMITS = {
     **FIXED_LIMITS, 'row_seam': 0.3, 'column_seam': 0.3, 'channel_mismatch': 0.2,
     'stuck_channel': 0.99, 'red_over_blue': 1.25, 'colourless': 0.5, 'byte_shift': 2.0,
@@ -362,23 +361,23 @@ _LEAST_LIMITS = {
 
 
 def damage_limits(frames: Sequence[ImageStatistics]) -> dict[str, float]:
-    """Return the limits that frames without damage give, by name; at least one frame."""
+    """Return damage limits by name from at least one frame without damage."""
     limits = {}
     for name, least in _LEAST_LIMITS.items():
         values = [getattr(frame, name) for frame in frames]
         usual = float(np.quantile(values, CALIBRATION_SHARE, method='higher'))
-        # A bit more than usual is one too many.
+        # Counted in bits: half a bit of room, so that one dead bit more exceeds the limit.
         room = 0.5 if name == 'dead_bits' else 0.0
         limits[name] = max(least, _MARGINS.get(name, MARGIN) * usual + room)
     return limits
 
 
 # -------------------------------------------------------------------------------------------------
-# What is refused before anything is measured, since measuring takes minutes.
+# Checks before anything is measured, since measuring takes minutes.
 
 
 def require_scores(card: ModelCard, names: Sequence[str]) -> None:
-    """Raise ConfigError if a name is no score of the bundle, or nothing but rounding in it."""
+    """Raise ConfigError if a name is no score of the bundle, or is only rounding in it."""
     added = (DENSITY_SCORE, KNN_SCORE) if card.feature_shape else (DENSITY_SCORE,)
     possible = [name for name in (*ScoreVector(card).names, *added) if not is_rounding(card, name)]
     unknown = [name for name in names if name not in possible]
@@ -389,10 +388,9 @@ def require_scores(card: ModelCard, names: Sequence[str]) -> None:
 
 def require_blocks(blocks: NDArray[np.str_], alphas: Sequence[float]) -> None:
     """
-    Refuse blocks that cannot carry the promise.
+    Raise CalibrationError, with the number needed, if there are too few blocks for the alphas.
 
-    `blocks` are those of the frames that the thresholds are fitted on, (n,). Raises
-    CalibrationError, which says how many are needed.
+    `blocks` (n,) are those of the frames on which the thresholds are fitted.
     """
     count, alpha = len(np.unique(blocks)), min(alphas)
     needed = blocks_needed(alpha)
@@ -404,7 +402,7 @@ def require_blocks(blocks: NDArray[np.str_], alphas: Sequence[float]) -> None:
 
 
 def refuse_trained(card: ModelCard, held: KnownFrames) -> None:
-    """Raise DatasetError if images for the limits are those that a card's network has seen."""
+    """Raise DatasetError if the card's network was trained on images for the limits."""
     trained = frozenset(card.seen_images)
     seen = [name for name, image in held.named().items() if image_digest(image) in trained]
     if seen:
@@ -416,22 +414,22 @@ def refuse_trained(card: ModelCard, held: KnownFrames) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# What is usual on frames of the training set: of features, and of scores together.
+# Densities of the training frames: of features, and of scores jointly.
 
 NEIGHBOURS = 5
-# Of the directions of the features, the share that the map `unknown` looks at, and the least
-# variance along one, as a share of their mean: a dead channel has none.
+# Share of the features' directions that the map `unknown` uses, and the smallest variance along
+# one as a share of the mean variance, since a dead channel has none.
 AXES_SHARE, LEAST_VARIANCE = 0.5, 1e-3
-# Few, since a mixture of many dimensions fits its own frames only; each smooth, since one that
-# is 0 on most frames (a region, a rare class) has no density there.
+# Inputs of the density of scores: few, since a mixture of many dimensions overfits, and smooth,
+# since a score that is 0 on most frames (a region, a rare class) has no density at 0.
 DENSITY_INPUTS = (
     'entropy.mean', 'entropy.class_mean', 'mutual_information.mean',
     'mutual_information.interior', 'image.darkness', 'image.blur', 'image.low_contrast',
     'image.specks', 'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
 )
-# Scores are made of float32 maps in 0..1.
+# Rounding error of scores, which are computed from float32 maps in 0..1.
 _ROUNDING = 1e-6
-# Features (1, D, hf, wf) of a frame, and pixels left out (h, w).
+# Features (1, D, hf, wf) of a frame, and its ignored pixels (h, w).
 FeatureFrame: TypeAlias = tuple[FloatMap, 'NDArray[np.bool_] | None']
 _Rows: TypeAlias = 'NDArray[np.float64]'
 
@@ -440,10 +438,10 @@ def fit_feature_density(
     frames: Iterable[FeatureFrame], neighbours: int = NEIGHBOURS
 ) -> FeatureDensity:
     """
-    Keep the pooled features of some frames, and what their patches are like.
+    Store the pooled features of some frames, and centre and axes of their patches.
 
-    Rows of its bank are in the order of the frames; k of 'features.knn' is `neighbours`. Raises
-    CalibrationError if there is no frame, or features are not finite: a row would be missing.
+    The rows of its bank are in the order of the frames; `neighbours` is k of 'features.knn'.
+    Raises CalibrationError if there is no frame or features are not finite.
     """
     bank, patches = [], _PatchSums()
     for features, ignore in frames:
@@ -460,7 +458,7 @@ def fit_feature_density(
 
 
 class _PatchSums:
-    """Sums over patches (D, n) of one image after the other, for their mean and covariance."""
+    """Sums over patches (D, n), image by image, for their mean and covariance."""
 
     def __init__(self) -> None:
         self._count, self._sum, self._products = 0, np.zeros(1), np.zeros((1, 1))
@@ -473,22 +471,22 @@ class _PatchSums:
 
     def centre_and_axes(self) -> tuple[FloatMap, FloatMap]:
         """
-        Return those of `FeatureDensity`: half of the directions, those of least variance.
+        Return centre and axes of `FeatureDensity`: the half of the directions of least variance.
 
-        Along them lie relations between features that hold in all training images.
+        A small variance means a relation between features that holds in all training images.
         """
         centre = self._sum / self._count
         variances, directions = np.linalg.eigh(
             self._products / self._count - np.outer(centre, centre))
         kept = max(1, round(AXES_SHARE * len(centre)))
         least = np.maximum(variances[:kept], LEAST_VARIANCE * variances.mean())
-        with np.errstate(all='ignore'):  # features that do not vary are refused by what takes this
+        with np.errstate(all='ignore'):  # `FeatureDensity` raises for features that do not vary
             axes = directions[:, :kept] / np.sqrt(least)
         return centre.astype(np.float32), axes.astype(np.float32)
 
 
 def held_out_scores(density: FeatureDensity) -> _Rows:
-    """Return the score (n,) of each training frame against all the others."""
+    """Return the score (n,) of each training frame against all other training frames."""
     cosines = density.units @ density.units.T
     np.fill_diagonal(cosines, -np.inf)
     return np.clip((1 - np.sort(cosines, 1)[:, -density.neighbours]) / 2, 0, 1)
@@ -496,27 +494,27 @@ def held_out_scores(density: FeatureDensity) -> _Rows:
 
 def _halved(rows: _Rows) -> NDArray[np.float16]:
     """
-    Round rows to float16, each times a power of two by which its largest value is below 2^15.
+    Round rows to float16 after scaling each by a power of two that puts its maximum below 2^15.
 
-    Their directions alone are compared, and features may be of any size: below 6e-5 float16 has
-    fewer digits, below 3e-8 it is zero, and above 65504 infinite. So a value has all its digits
-    unless it is less than 2e-9 of the largest of its row.
+    Only the directions of rows are compared, and features may have any magnitude: float16 loses
+    digits below 6e-5, is zero below 3e-8 and infinite above 65504. With the scaling, a value keeps
+    all digits unless it is less than 2e-9 of its row's maximum.
     """
     _, exponents = np.frexp(np.abs(rows).max(1, keepdims=True))
     return np.ldexp(rows, 15 - exponents).astype(np.float16)
 
 
 # -------------------------------------------------------------------------------------------------
-# The Gaussian mixture of `core.scores.density`, by scikit-learn.
-# The number of components, and whether each has a full or a diagonal covariance, is what has the
-# least Bayesian information criterion: on few frames that is one plain Gaussian.
+# The Gaussian mixture of `core.scores.density`, fitted by scikit-learn.
+# The number of components and the form of the covariance, full or diagonal, are those with the
+# least Bayesian information criterion; on few frames that is a single Gaussian.
 
 COMPONENTS = range(1, 7)
 FORMS = ('full', 'diag')
-# Added to variances, which are 1 on the whole: frames of one video fall into thin sheets.
+# Added to variances, which are 1 overall: the frames of one video lie close to a subspace.
 FLOOR = 1e-3
 STARTS = 3
-# A covariance of d scores needs more frames than d, by far.
+# A covariance of d scores needs many more frames than d.
 FRAMES_A_SCORE = 5
 
 
@@ -524,15 +522,15 @@ def fit_density(
     frames: Sequence[Mapping[str, float]], names: Sequence[str] = DENSITY_INPUTS, seed: int = 0
 ) -> ScoreDensity:
     """
-    Fit a density over some scores; the one with the least Bayesian information criterion.
+    Fit the density of some scores that has the least Bayesian information criterion.
 
-    Frames where one of the scores is not finite are left out. Raises CalibrationError if
-    there are fewer than five frames a score. It needs scikit-learn.
+    Frames with a score that is not finite are left out. Raises CalibrationError if there are fewer
+    than five frames per score. Requires scikit-learn.
     """
     table = _table(frames, names)
     centre, scale = table.mean(0), table.std(0)
-    # A score that moves by rounding alone, as disagreement does with one pass, must not be
-    # divided by that: another processor rounds in another way.
+    # A score that varies only by rounding, as disagreement does with one pass, is not divided by
+    # its deviation, since another processor rounds differently.
     scale = np.where(scale > _ROUNDING, scale, 1.0)
     mixture, form = _best_mixture((table - centre) / scale, seed)
     factors = mixture.precisions_cholesky_
@@ -555,7 +553,7 @@ def _table(
 
 
 def _best_mixture(table: NDArray[np.float64], seed: int) -> tuple[Any, str]:
-    """Return the fitted mixture of least criterion, and its form."""
+    """Return the fitted mixture with the least criterion, and its form."""
     from sklearn.mixture import GaussianMixture
 
     fitted = [

@@ -2,13 +2,12 @@
 """
 Carry the thresholds of a bundle over to the same network in another precision, without labels.
 
-Each threshold is lowered, so that a frame which the variant accepts would have been accepted by
-the bundle too, but for a stated share of the frames. Every second image says in which proportion
-the thresholds fall: by what each score differs, as a root mean square. The others say how far: by
-the least at which the share is kept (conformal risk control, Angelopoulos et al. 2022,
-arXiv:2208.02814; its loss is 1 for a frame that the variant accepts, and the bundle not, or whose
-mask is another one).
-
+Each threshold is lowered so that the bundle would also have accepted every frame that the variant
+accepts, except for a stated share of the frames. Every second image determines the proportions of
+the reductions: the root-mean-square difference of each score. The other images determine their
+size: the smallest at which the stated share is kept (conformal risk control, Angelopoulos et al.
+2022, arXiv:2208.02814). The loss is 1 for a frame that the variant accepts although the bundle
+refuses it or gives a different mask.
 """
 
 from __future__ import annotations
@@ -41,12 +40,12 @@ from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.model_bundle import model_digest
 from uncertainty_seg.storage.progress import progress
 
-# Of frames that the variant may accept and the bundle not.
+# Share of frames that the variant may accept and the bundle not.
 ERROR = 0.005
-# A mask is another one if more of its pixels have another class.
+# Masks are different if more than this share of their pixels has another class.
 MOST_LABELS = 0.02
-# Images of which the bundle accepts less than this part of what it did at its calibration say
-# nothing about what the variant accepts.
+# The bundle must accept at least this part of its acceptance rate at calibration, or the images
+# say nothing about accepted frames; the variant must accept at least this part of the bundle's.
 _LEAST_ACCEPTED = 0.5
 Columns = Mapping[str, NDArray[np.float64]]
 _SAME = ('method', 'class_names', 'input', 'dropout_sites', 'logits_shape', 'mask_draw', 'members')
@@ -55,10 +54,10 @@ _SAME = ('method', 'class_names', 'input', 'dropout_sites', 'logits_shape', 'mas
 @dataclass(frozen=True)
 class CarriedOver:
     """
-    Thresholds that were carried over, and what that took.
+    Thresholds that were carried over, and the measured differences.
 
-    `margins` say by alpha how far the threshold of each score was lowered, `accepted` which shares
-    of the images bundle and variant accept, `labels_differ` the mean share of the pixels that have
+    `margins` holds by alpha how far the threshold of each score was lowered, `accepted` the shares
+    of the images that bundle and variant accept, `labels_differ` the mean share of pixels with
     another class.
     """
 
@@ -69,7 +68,7 @@ class CarriedOver:
     labels_differ: float
 
     def summary(self) -> dict[str, Any]:
-        """Return the line for scripts."""
+        """Return the figures of the machine-readable line."""
         return {'images': self.num_images,
                 'margins': {f'{alpha:g}': dict(of) for alpha, of in self.margins.items()},
                 'more_bad': self.calibration.carried_error,
@@ -84,11 +83,11 @@ def carry_over(
     error: float = ERROR,
 ) -> CarriedOver:
     """
-    Lower the thresholds of `source` by what the scores of `variant` differ; write nothing.
+    Lower the thresholds of `source` as the scores of `variant` require; write nothing.
 
-    The settings are those that the node will run the variant with; the source runs in the
-    precision of its calibration. The result has the source's promises, without the shares that
-    were measured of the source. See `api.calibrate_like`.
+    `settings` are those with which the node will run the variant; the source runs in the precision
+    of its calibration. The result has the source's promises, without the shares that were measured
+    for the source. See `api.calibrate_like`.
     """
     _require_same(variant, source)
     require_rounding(settings.backend, variant, settings)
@@ -129,7 +128,7 @@ def carry_over(
 
 
 def distinct(images: Iterable[ImageU8]) -> list[ImageU8]:
-    """Return each image once, in their order."""
+    """Return the images without duplicates, in their order."""
     return list({image_digest(image): image for image in images}.values())
 
 
@@ -155,14 +154,14 @@ def margins_of(
     is_other: NDArray[np.bool_],
 ) -> dict[str, float]:
     """
-    Return how far to lower each threshold, so that hardly a frame passes that did not before.
+    Return how far to lower each threshold so that few frames are newly accepted.
 
-    `original` and `changed` are float64 (n,) scores of the same frames, by name, growing with
-    uncertainty. With a probability of at most `error`, in (0, 1), a further frame is within the
-    lowered thresholds by its changed scores, and over the thresholds by its original ones, or
-    another one; `is_other` are frames, (n,), that must not count as the same. Margins are at least
-    0, and infinite where nothing less keeps the error. Raises CalibrationError if there are too
-    few frames for the error.
+    `original` and `changed` are float64 (n,) scores of the same frames by name, growing with
+    uncertainty; `is_other` (n,) marks frames whose masks differ. A new frame is accepted by its
+    changed scores with the lowered thresholds, although refused by its original scores or with a
+    different mask, with a probability of at most `error`, in (0, 1). Margins are at least 0, and
+    infinite if no finite one keeps the error. Raises CalibrationError if there are too few frames
+    for the error.
     """
     apart = {name: (original[name] - changed[name])[::2] for name in limits}
     scales = {name: float(np.sqrt(np.mean(value ** 2))) for name, value in apart.items()}
@@ -174,18 +173,18 @@ def margins_of(
         raise CalibrationError(f'{2 * num_frames} images for an error of {error:g}',
                                f'at least {2 * int(np.ceil(1 / error - 1 - 1e-9))}',
                                'take more images, or a larger error')
-    # Of each frame, the least radius at which a threshold refuses it; 0 where one does already.
+    # The smallest radius at which a threshold refuses each frame; 0 if one already does.
     reach = np.min([_reach(limit, checked[name], scales[name])
                     for name, limit in limits.items()], axis=0)
     wrong = np.sort(np.where(refused, reach, 0.0))[::-1]
     radius = float(np.nextafter(wrong[most], np.inf)) if wrong[most] > 0 else 0.0
-    if not np.isfinite(radius):  # a score that differs on no image that says how far
+    if not np.isfinite(radius):  # no score of a frame differs, so that no radius refuses it
         return dict.fromkeys(limits, np.inf)
     return {name: radius * scale for name, scale in scales.items()}
 
 
 def _reach(limit: float, scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
-    if scale == 0:  # its threshold does not move
+    if scale == 0:  # the scores do not differ, so the threshold stays
         return np.where(scores > limit, 0.0, np.inf)
     return np.where(scores > limit, 0.0, (limit - scores) / scale)
 
@@ -202,7 +201,7 @@ def _require_same(variant: ModelBundle, source: ModelBundle) -> None:
 def _measured(
     bundle: ModelBundle, images: Sequence[ImageU8], settings: Settings, made: Calibration
 ) -> tuple[Columns, list[LabelMap]]:
-    """Return gate scores and labels; CalibrationError if the calibration is not for this."""
+    """Return gate scores and labels of all images; CalibrationError if a score is not finite."""
     rows, labels = [], []
     with opened(bundle, settings) as pipeline:
         for index, image in enumerate(progress(images, desc=bundle.card.name)):

@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Compare bundles with the first, and with one deterministic pass: what is better, and what it costs.
+Compare bundles with the first, and with one deterministic pass, in quality and latency.
 
-The deterministic pass of a bundle is the same two graphs, given inputs under which all passes are
-equal, once: dropout switched off; of an ensemble it is the first network by itself. Time is
-measured frame by frame in turn with the baseline: another program on the machine slows both sides
-of a pair alike, so that the ratio is steadier than any millisecond.
-
+The deterministic pass of a bundle runs the same two graphs once with dropout switched off; for an
+ensemble it is the first network alone. Latency is measured alternately with the baseline, frame by
+frame: another program on the machine slows both sides of a pair equally, so the ratio is more
+stable than absolute times.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ from uncertainty_seg.storage.first_member import first_member
 
 SINGLE = 'single'
 ROUNDS = 15
-# Until the threads of the call before have stopped to spin.
+# Time after which the threads of the previous call no longer spin.
 _PAUSE_S = 0.05
 _NOT_NETWORK = ('preprocess', 'scores')
 
@@ -58,12 +57,12 @@ _NOT_NETWORK = ('preprocess', 'scores')
 @dataclass(frozen=True)
 class Comparison:
     """
-    What was found: rows, figure by figure, the baseline first in each.
+    Result of a comparison: rows, figure by figure, with the baseline first in each.
 
-    `contenders` and `timings` say by label what each is and how its time was measured, `promises`
-    of each calibrated bundle whether these frames show that its promises are kept, `notes` what a
-    reader of the table must know, `frames` how many there are; `rule` when a mask counts as bad,
-    and `rules` when it did for the promises of each bundle.
+    By label, `contenders` describes each contender, `timings` its latency, and `promises` the
+    verdicts on the promises of each calibrated bundle. `notes` are remarks needed to read the
+    table, `frames` the number of frames, `rule` the rule for bad masks, and `rules` the rule of
+    each bundle's promises.
     """
 
     rows: tuple[FigureRow, ...]
@@ -77,7 +76,7 @@ class Comparison:
 
     @property
     def baseline(self) -> str:
-        """Label of what all others are compared with."""
+        """Label of the contender with which all others are compared."""
         return next(iter(self.contenders))
 
     def groups(self) -> list[tuple[str, list[FigureRow]]]:
@@ -85,11 +84,11 @@ class Comparison:
         return [(title, list(rows)) for title, rows in groupby(self.rows, lambda row: row.title)]
 
     def verdicts(self) -> dict[str, str]:
-        """Say in a sentence whether each contender is better, and in what."""
+        """Return a sentence for each contender: in which figures it is better or worse."""
         return {label: self._verdict(label) for label in self.contenders if label != self.baseline}
 
     def sentences(self) -> list[str]:
-        """Say whether each bundle is better, and of each promise whether it is kept here."""
+        """Return sentences: verdicts, frames and rules, and whether each promise is kept."""
         promised = ''.join(f'; {label} was calibrated by {rule}'
                            for label, rule in self.rules.items())
         return [*self.verdicts().values(),
@@ -107,7 +106,7 @@ class Comparison:
         return f'{label} against {self.baseline}: {words}.'
 
     def _listed(self, rows: Sequence[FigureRow]) -> str:
-        """Name figures, the first with both values and the 95 % interval of the gain."""
+        """Return the titles of figures, the first with both values and the gain's interval."""
         first, *others = rows
         before = next(row.value.value for row in self.rows
                       if (row.label, row.figure) == (self.baseline, first.figure))
@@ -116,7 +115,7 @@ class Comparison:
                           *(row.title for row in others)])
 
     def line(self) -> dict[str, Any]:
-        """Return the line for scripts: by bundle and figure the gain and its 95 % interval."""
+        """Return the machine-readable line: gain and 95 % interval by bundle and figure."""
         gains = {label: {row.figure: [row.gain.value, row.gain.lower, row.gain.upper]
                          for row in self.rows if row.label == label and row.gain}
                  for label in self.contenders if label != self.baseline}
@@ -136,7 +135,7 @@ class Comparison:
         }
 
     def text(self) -> str:
-        """Return what a person reads in a terminal; the report has the table."""
+        """Return the text for the terminal; only the report has the table."""
         costs = [f'{label}: {self.timings[label]}' for label in self.verdicts()]
         return '\n'.join([*self.sentences(), *costs, *self.notes])
 
@@ -145,7 +144,7 @@ def compare_on(
     contenders: Sequence[Contender], frames: LabelledFrames, rule: BadRule, settings: Settings,
     alphas: Sequence[float],
 ) -> Comparison:
-    """Measure all contenders, the baseline first, and make the rows; raises as `compare`."""
+    """Measure all contenders, the baseline first, and return the rows; raises as `compare`."""
     contended: dict[str, Contended] = {}
     timings: dict[str, str] = {}
     images = [image for image, _ in frames.known.pairs]
@@ -168,15 +167,15 @@ def compare_on(
 
 
 # -------------------------------------------------------------------------------------------------
-# What is compared.
+# The contenders.
 
 
 @dataclass(frozen=True)
 class Contender:
     """
-    A bundle, and how it is run.
+    A bundle to compare, and how it is run.
 
-    `is_still` is one pass with nothing random in it, instead of the bundle's own.
+    With `is_still` it runs a single deterministic pass in place of the bundle's passes.
     """
 
     label: str
@@ -184,7 +183,7 @@ class Contender:
     is_still: bool = False
 
     def describe(self) -> str:
-        """Say in one sentence what it is."""
+        """Return a sentence that describes the contender."""
         card, size = self.bundle.card, self.bundle.card.input
         if self.is_still and card.members:
             how = f'the first member of {card.name!r} alone'
@@ -199,11 +198,11 @@ class Contender:
 
     @contextmanager
     def opened(self, settings: Settings) -> Iterator[Pipeline]:
-        """Open its pipeline with all scores, and close it at the end of the block."""
+        """Open a pipeline with all scores, and close it at the end of the block."""
         used = replace(settings, passes=1 if self.is_still else BUNDLE_PASSES,
                        mask_policy='fixed')
         made = self.bundle.calibration
-        # Not to a bit the calibration's: with that, limits for other passes would be looked for.
+        # With a given temperature the pipeline has no gate: thresholds are for the card's passes.
         temperature = float(np.nextafter(made.temperature if made else 1.0, np.inf))
         with ExitStack() as stack:
             bundle = self.bundle
@@ -216,7 +215,7 @@ class Contender:
 
 
 class _StillSource(PassSource):
-    """Inputs without anything random, always the same object, as backends want it."""
+    """Deterministic inputs, always the same object, which backends need not copy again."""
 
     def of(self, passes: int, seed: int) -> Masks:
         if self._drawn is None:
@@ -226,18 +225,18 @@ class _StillSource(PassSource):
 
 def contenders_of(bundles: Sequence[ModelBundle]) -> tuple[Contender, ...]:
     """
-    Return what is compared, the baseline first.
+    Return the contenders, the baseline first.
 
-    It is the first of several bundles, to which the deterministic pass of the first is added as
-    the last; of one bundle it is that pass. Raises ModelBundleError if one has other classes than
-    the first, or is given twice.
+    With several bundles the first is the baseline, and its deterministic pass is added as the last
+    contender; with one bundle that pass is the baseline. Raises ModelBundleError if a bundle has
+    other classes than the first, or is given twice.
     """
     _refuse_strangers(bundles)
     labels = _labels(bundles)
     made = [Contender(label, one) for label, one in zip(labels, bundles, strict=True)]
     if any(one.bundle.card.method == SINGLE for one in made):
         return tuple(made)
-    # The network that is first by itself, so that passes and no passes of it are compared.
+    # The deterministic pass of the first network, to compare its passes with a single one.
     label = next(name for name in (SINGLE, f'{labels[0]} {SINGLE}', f'{labels[0]} one pass')
                  if name not in labels)
     still = replace(made[0], label=label, is_still=True)
@@ -258,14 +257,14 @@ def _refuse_strangers(given: Sequence[ModelBundle]) -> None:
 
 
 def _labels(given: Sequence[ModelBundle]) -> list[str]:
-    """Name bundles by their cards, or where these repeat by their folders."""
+    """Return names of bundles: of their cards, or of their folders where these repeat."""
     names = [one.card.name for one in given]
     return [name if names.count(name) == 1 else str(one.folder)
             for name, one in zip(names, given, strict=True)]
 
 
 # -------------------------------------------------------------------------------------------------
-# What it costs.
+# Latency.
 
 
 def measure_cost(
@@ -273,10 +272,10 @@ def measure_cost(
     rounds: int = ROUNDS,
 ) -> tuple[float, str]:
     """
-    Time network and maps of a contender and of the baseline in turn on the same images.
+    Time network and maps of a contender and of the baseline alternately on the same images.
 
-    Returns the median ratio of the times, and what was measured in words. Raises what opening the
-    bundles raises.
+    Returns the median ratio of the times, and a sentence with the medians. Raises as opening the
+    bundles does.
     """
     with baseline.opened(settings) as first, contender.opened(settings) as second:
         for image in images[:2]:
@@ -300,13 +299,13 @@ def _network_ms(pipeline: Pipeline, image: ImageU8) -> float:
 
 
 # -------------------------------------------------------------------------------------------------
-# What a reader of the table must know.
+# Promises, and remarks needed to read the table.
 
 
 def _promises(
     one: Contender, found: Contended, frames: LabelledFrames, rule: BadRule
 ) -> tuple[PromiseVerdict, ...]:
-    """Judge the promises of a bundle as it is; none where frames or rule are not theirs."""
+    """Judge a bundle's promises; none if frames or rule differ from those of the promise."""
     made = one.bundle.calibration
     if made is None or one.is_still or not frames.is_dive:
         return ()

@@ -2,15 +2,13 @@
 """
 The rows of a comparison: every figure of every contender, and its difference from the baseline.
 
-One list of rows is all there is: the terminal, the page and the JSON line show it. A gain is
-always written so that above 0 is better, whatever the figure; only a gain whose interval excludes
-0 is called better.
+The terminal, the page and the JSON line all show the same list of rows. A gain above 0 is always
+better, whatever the figure; only a gain whose interval excludes 0 is called better.
 
-The best of many maps or scores on some frames is better there than on any other frames. Here the
-choice for the frames of a fold is made on all other folds, so that no frame's own label had a part
-in what it is measured by. Folds may choose differently: their values are then made comparable as
-ranks among the frames that the choice was made on.
-
+The best of many maps or scores on given frames is better there than on new frames. So the choice
+for the frames of a fold is made on all other folds, and no frame's label influences the score by
+which it is measured. If folds choose differently, their values are made comparable by converting
+them to ranks among the frames of the choice.
 """
 
 from __future__ import annotations
@@ -37,15 +35,15 @@ from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.core.pipeline import ROUNDING
 from uncertainty_seg.errors import DatasetError
 
-# Cuts in halves for the promise; each is used both ways round.
+# Random splits into halves for the promise; each is used in both directions.
 HALVINGS = 20
-# Parts of the blocks for the choice of maps and scores.
+# Number of folds for the choice of maps and scores.
 FOLDS = 5
 _SEED = 0
-# Merits that differ by less are equal: two names for one order must not win in turn.
+# Merits that differ by less count as equal, so that names of one order do not alternate.
 _EQUAL = 1e-3
 Folds = NDArray[np.intp]
-# From a name and the rows it may look at, (n,), to how good it is there; larger is better.
+# From a name and the rows to use (n,) to its quality on these rows; larger is better.
 Merit = Callable[[str, NDArray[np.bool_]], float]
 
 _TITLES = {
@@ -56,7 +54,7 @@ _TITLES = {
     'accepted_and_bad': 'accepted and bad at a promise of {}',
     'cost_ratio': 'time, as a multiple of the baseline',
 }
-# Whether a promise was kept is no merit of the one who kept it with more to spare.
+# Figures without a gain: risk further below the promised alpha is not better, and cost is a ratio.
 _NOT_JUDGED = ('accepted_and_bad', 'cost_ratio')
 _SMALLER_IS_BETTER = ('ece', 'excess_aurc')
 
@@ -64,11 +62,11 @@ _SMALLER_IS_BETTER = ('ece', 'excess_aurc')
 @dataclass(frozen=True)
 class Contended:
     """
-    What one contender makes of n labelled frames, and of m foreign ones.
+    Measurements of one contender on n labelled and m out-of-distribution frames.
 
-    `totals` and `errors` are as an `Evaluation` has them, the histograms of each map; `foreign`
-    are scores of images of another kind, empty without any. `cost_ratio` is its time over that of
-    the baseline.
+    `totals` and `errors` (histograms of each map) are those of an `Evaluation`; `foreign` holds
+    scores of out-of-distribution images and may be empty. `cost_ratio` is the contender's time
+    divided by the baseline's.
     """
 
     is_bad: NDArray[np.bool_]
@@ -79,12 +77,12 @@ class Contended:
     cost_ratio: float = float('nan')
 
     def told_maps(self) -> tuple[str, ...]:
-        """Name the maps that are not zero everywhere, as one pass has no disagreement."""
+        """Return the maps that are not zero everywhere; one pass has no disagreement."""
         return tuple(name for name, parts in self.errors.items()
                      if sum(int(part[:, 1:].sum()) for part in parts))
 
     def told_scores(self) -> tuple[str, ...]:
-        """Name the scores that differ between frames."""
+        """Return the scores that differ between frames."""
         return tuple(name for name, column in self.scores.items() if _says_something(
             np.concatenate([column, self.foreign.get(name, np.empty(0))])))
 
@@ -99,9 +97,9 @@ class FigureRow:
     """
     One figure of one contender.
 
-    `figure` is its name in JSON, such as 'mean_iou' or 'accepted@0.05', `name` the map or score
-    that the folds chose, empty where there is no choice. `gain` says how much better it is than
-    the baseline on the same draws; there is none for the baseline and for a cost.
+    `figure` is its name in JSON, such as 'mean_iou' or 'accepted@0.05'; `name` is the map or score
+    that the folds chose, empty if there is no choice. `gain` is the improvement over the baseline
+    on the same draws; it is None for the baseline and for figures that are not judged.
     """
 
     figure: str
@@ -112,7 +110,7 @@ class FigureRow:
 
     @property
     def title(self) -> str:
-        """Say what is measured."""
+        """Return the readable name of the figure."""
         word, _, rest = self.figure.partition('@')
         return _TITLES[word].format(rest)
 
@@ -122,7 +120,7 @@ class FigureRow:
                 'value': asdict(self.value), 'gain': self.gain and asdict(self.gain)}
 
 
-# One contender's figures over all draws: by figure, what was chosen and its values (d,).
+# One contender's figures over all draws: by figure, the chosen map or score and its values (d,).
 _Figures = dict[str, tuple[str, Floats]]
 
 
@@ -133,9 +131,9 @@ def rows_of(
     """
     Return all rows, figure by figure, with the same draws and folds for every contender.
 
-    `contended` is by label, the baseline first; `blocks` are those of the labelled frames, (n,),
-    while each foreign frame is a block of its own. Raises DatasetError if there are fewer blocks,
-    or fewer foreign images, than folds.
+    `contended` is keyed by label, the baseline first; `blocks` (n,) are those of the labelled
+    frames, and each out-of-distribution frame is a separate block. Raises DatasetError if there
+    are fewer blocks, or fewer out-of-distribution images, than folds.
     """
     count = len(next(iter(next(iter(contended.values())).foreign.values()), ()))
     own = Draws.of(blocks, draws, _SEED)
@@ -233,19 +231,19 @@ def _foreign_figure(
 
 
 def _words(chosen: Sequence[str]) -> str:
-    """Name what the folds chose, with how many of them."""
+    """Return the chosen names, with the number of folds that chose each."""
     counts = {one: chosen.count(one) for one in dict.fromkeys(chosen)}
     return next(iter(counts)) if len(counts) == 1 else ', '.join(
         f'{one} ({count} of {len(chosen)})' for one, count in counts.items())
 
 
 # -------------------------------------------------------------------------------------------------
-# Choose on some folds, and report on the others.
+# Choose on some folds, and measure on the others.
 
 
 def folds_of(blocks: ArrayLike, count: int = FOLDS, seed: int = _SEED) -> Folds:
     """
-    Deal the blocks to folds of nearly equal numbers, at random; return each frame's fold, (n,).
+    Assign the blocks at random to folds of nearly equal size; return each frame's fold, (n,).
 
     Raises DatasetError if there are fewer blocks than folds.
     """
@@ -263,7 +261,7 @@ def pick(names: Sequence[str], merit: Merit, folds: Folds) -> tuple[str, ...]:
     """
     Return for each fold the name with the largest merit on the frames of all other folds.
 
-    A merit of NaN is the least; of those that are all but equal to the best the first is taken.
+    A NaN merit counts as the smallest; among merits nearly equal to the best, the first is taken.
     """
     chosen = []
     for fold in range(int(folds.max()) + 1):
@@ -276,7 +274,7 @@ def picked_column(columns: Columns, names: Sequence[str], folds: Folds) -> Colum
     """
     Return the values of the score that was chosen for each frame, (n,); `names` are by fold.
 
-    As they are, if all folds chose the same; else ranks among the other folds' frames.
+    They are unchanged if all folds chose the same score, else ranks among the other folds' frames.
     """
     if len(set(names)) == 1:
         return columns[names[0]]
@@ -292,7 +290,7 @@ def _ranks(values: Column, reference: Column) -> Column:
         return np.where(np.isfinite(values), 0.0, np.inf)
     knots, counts = np.unique(known, return_counts=True)
     middle = (np.cumsum(counts) - counts / 2) / known.size
-    # Beyond the reference the order is kept: below by what is missing, above by more than 1.
+    # Beyond the reference's range the order is kept: negative below, more than 1 above.
     beyond = np.minimum(values - knots[0], 0) + np.maximum(values - knots[-1], 0)
     beyond += np.where(values > knots[-1], 1.0, 0.0)
     return np.where(np.isfinite(values), np.interp(values, knots, middle) + beyond, np.inf)
@@ -302,9 +300,9 @@ def picked_histograms(
     maps: Mapping[str, Histograms], names: Sequence[str], folds: Folds
 ) -> Histograms:
     """
-    Return the pixels of the map that was chosen for each frame; see `picked_column`.
+    Return the histograms of the map that was chosen for each frame; see `picked_column`.
 
-    Where folds chose different maps, a bin becomes the share of the other folds' pixels below.
+    If folds chose different maps, a bin is replaced by the share of the other folds' pixels below.
     """
     if len(set(names)) == 1:
         return maps[names[0]]

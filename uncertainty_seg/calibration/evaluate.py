@@ -42,25 +42,26 @@ from uncertainty_seg.core.gate import NO_CALIBRATION
 from uncertainty_seg.core.settings import Settings
 
 _log = logging.getLogger(__name__)
-# What stands in the place of the figures of the flag.
+# Text in place of the flag's figures for a bundle without a calibration.
 NO_FLAG = (f'{NO_CALIBRATION}, so the flag is never true and not measured; masks and uncertainty '
            'are measured at temperature 1')
 
 
 def as_sentence(text: str) -> str:
-    """Return words with a capital and a full stop."""
+    """Return a text with an initial capital and a full stop."""
     return f'{text[0].upper()}{text[1:]}.'
 
 
 @dataclass(frozen=True)
 class FlagFigures:
     """
-    What the flag of a calibrated bundle came to on the labelled frames.
+    Figures of a calibrated bundle's flag on the labelled frames.
 
-    `verdict` says whether the promise, if there is one for these frames, is kept on them.
-    `order` is the gate's order of the frames, (n,). Shares count every block alike, as in the
-    promise; `bad_if_accepted` is over blocks if there is a file of them, and on images that the
-    thresholds were fitted on it is shared among all that these could have chosen.
+    `verdict` states whether the promise, if there is one for these frames, is kept on them.
+    `order` (n,) is the gate's order of the frames. Shares weight all blocks equally, as the
+    promise does. `bad_if_accepted` counts blocks if there is a file of blocks; on images that the
+    thresholds were fitted on, its bound is corrected for all thresholds that could have been
+    chosen.
     """
 
     limits: Mapping[str, float]
@@ -74,7 +75,7 @@ class FlagFigures:
     foreign_accepted: float | None
 
     def summary(self) -> dict[str, Any]:
-        """Return what the line for scripts has of the gate."""
+        """Return the gate's figures for the machine-readable line."""
         verdict = self.verdict
         return {'promise_kept': verdict and {**asdict(verdict), 'text': verdict.sentence()},
                 'limits': dict(self.limits), 'accepted': asdict(self.accepted),
@@ -86,12 +87,12 @@ class FlagFigures:
 @dataclass(frozen=True)
 class Evaluated:
     """
-    What was measured on labelled frames, and on those of another kind if there are any.
+    Measurements on labelled frames, and on out-of-distribution frames if there are any.
 
-    `rankings` are of every score. `flag` is None of a bundle that is not calibrated: it has no
-    thresholds and no promise. `is_fitted` says whether some of these are images that the
-    network or its thresholds were fitted on, `selected` what is to be known of frames that were
-    selected by their scores. `precision` is what the network computed in.
+    `rankings` has an entry for every score. `flag` is None for a bundle without a calibration,
+    which has no thresholds and no promise. `is_fitted` states whether the network or its
+    thresholds were fitted on some of these images; `selected` is a remark on frames that were
+    selected by their scores. `precision` is that of the network.
     """
 
     evaluation: Evaluation
@@ -108,7 +109,7 @@ class Evaluated:
     selected: str = ''
 
     def sentence(self) -> str:
-        """Say to a person how good the masks are, and whether the promise is kept here."""
+        """Return a human-readable summary: quality of the masks, and whether the promise holds."""
         iou = self.pixel_intervals['mean_iou']
         first = f'Mean IoU {interval_text(iou, 3)} of {len(self.pairs)} frames. '
         if self.flag is None:
@@ -119,7 +120,7 @@ class Evaluated:
         return first + self.flag.verdict.sentence()
 
     def line(self) -> dict[str, Any]:
-        """Return the line for scripts: `summary` without the figures of each score."""
+        """Return the machine-readable line: `summary` without the figures of each score."""
         return {name: value for name, value in self.summary().items() if name != 'scores'}
 
     def summary(self) -> dict[str, Any]:
@@ -144,10 +145,10 @@ def evaluate_bundle(
     blocks: Path | None, bad: str | None,
 ) -> Evaluated:
     """
-    Measure one bundle, with intervals where frames are counted.
+    Measure one bundle, with bootstrap intervals.
 
-    Without a calibration masks, maps and scores are measured at temperature 1, and no flag. Raises
-    what `evaluate` raises.
+    Without a calibration, masks, maps and scores are measured at temperature 1, and there is no
+    flag. Raises as `api.evaluate` does.
     """
     calibration, settings = bundle.calibration, offline_settings(bundle, settings)
     promise = calibration.promise_of(settings.gate.alpha) if calibration else None
@@ -163,8 +164,7 @@ def evaluate_bundle(
     frames = evaluation.table(known.stems, read.blocks)
     told = [name for name in frames.scores if not is_rounding(bundle.card, name)]
     frames, foreign = frames.only(told), foreign and foreign.only(told)
-    # A rule of the user's own is another question than the one that was promised on, and frames
-    # that were all selected are others than those that it was promised for.
+    # The promise holds neither for another rule nor for frames that were all selected by scores.
     kept = promise if promise and rule.text == promise.bad and read.is_dive else None
     draws, ranker = Draws.of(read.blocks), FrameRanker(frames, len(read.foreign))
     flag = None if calibration is None else _flag(
@@ -180,7 +180,7 @@ def evaluate_bundle(
 
 
 def _is_fitted(bundle: ModelBundle, pairs: Sequence[Pair]) -> bool:
-    """Say whether network or thresholds have seen any of these images, and warn."""
+    """Return whether network or thresholds were fitted on any of these images, and warn."""
     count = count_familiar(bundle, [image for image, _ in pairs])
     if count:
         some = '' if count == len(pairs) else f'{count} of '
@@ -194,7 +194,7 @@ def _flag(
     frames: FrameTable, foreign: FrameTable | None, ranker: FrameRanker, draws: Draws,
     blocks: NDArray[np.str_] | None, is_fitted: bool,
 ) -> FlagFigures:
-    """Return what the gate makes of the frames; `blocks` are those of a file."""
+    """Return the gate's figures; `blocks` are those of a file, if given."""
     accepted, order = frames.accepted(limits), _order(calibration, frames, limits)
     strange = None if foreign is None else _order(calibration, foreign, limits)
     verdict = None if promise is None else judge_promise(
@@ -208,7 +208,7 @@ def _flag(
 
 
 def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, float]) -> Column:
-    """Return how strict the gate must be made for each frame to be refused."""
+    """Return the gate's order of the frames: the rank, or largest score over threshold."""
     facts = calibration.family
     family = RankFamily.from_facts(facts) if facts else None
     if family is None or not set(limits) <= set(family.names):

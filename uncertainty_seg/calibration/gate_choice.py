@@ -1,14 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Which scores and which guards a gate is made of, chosen on the training frames.
+Choose the scores and guards of a gate on the training frames.
 
-The *order* is made of scores that tell bad frames from good ones. A *guard* watches for what bad
-frames do not show, such as foreign water; it is low for most frames, so that its rank counts in
-the tail alone (see `RankFamily`). Where there are foreign frames, both are chosen by
-cross-validation over blocks: ranks and thresholds come from four fifths, and what they are worth
-is measured on the last fifth, for each fifth in turn. Without them the density of the scores is
-the guard, and the order is what lowers the risk on all frames.
-
+The *order* consists of scores that separate bad frames from good ones. A *guard* detects what bad
+training frames do not show, such as unfamiliar water; it is low for most frames, so its rank only
+matters in the tail (see `RankFamily`). With foreign (out-of-distribution) frames, both are chosen
+by cross-validation over blocks: ranks and thresholds come from four fifths and are measured on the
+last fifth, for each fifth in turn. Without them, the density of the scores is the guard, and the
+order is chosen by the risk on all frames.
 """
 
 from __future__ import annotations
@@ -30,28 +29,28 @@ from uncertainty_seg.calibration.stats.ranks import has_ranks, RankFamily
 from uncertainty_seg.core.arrays import Column, Columns
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
-# Scores of the photograph, of features and of the density say how unusual a frame is, and not
-# whether its mask is good; those of single maps may do either.
+# Scores of the image, of features and of the density measure how unusual a frame is, not whether
+# its mask is good; scores of single maps may do either.
 GUARD_ROOMS = ('density.', 'features.', 'image.')
 GUARD_SCORES = ('mutual_information.top', 'unknown.top', 'energy.mean')
 GUARD_POWER = 8.0
-# The guard that is taken without proof where there are no foreign frames that could give one: for
-# water. It says nothing of most frames.
+# The guard against unfamiliar water that is used untested if there are no foreign frames. Its
+# rank is low for most frames.
 UNPROVEN_GUARD = 'density.scores'
 MOST_ORDER, MOST_SCORES = 3, 5
 _FIFTHS = 5
-# A guard has to bring this much: the share of good-looking frames it lets in (by a looser
-# threshold at the same promise) plus the share of foreign frames it keeps out.
+# Smallest gain of a guard: the additional share of familiar frames accepted (by a looser threshold
+# at the same alpha) plus `FOREIGN_PRICE` times the share of foreign frames newly refused.
 SMALLEST_GUARD_GAIN = 0.01
-# What a foreign frame that is accepted costs, in accepted frames of the calibration's own kind.
+# Cost of one accepted foreign frame, in accepted familiar frames.
 FOREIGN_PRICE = 1.0
-# A guard that refuses by lot refuses both alike. One that earns its place refuses this many times
-# as large a part of the accepted foreign frames as of the accepted familiar ones.
+# A random guard refuses equal parts of foreign and familiar frames. A guard must refuse this many
+# times as large a part of the accepted foreign frames as of the accepted familiar ones.
 LEAST_FAVOUR = 2.0
-# A score has to take this share off the area under risk and coverage to be added.
+# A score is added only if it reduces the area under risk and coverage by this share.
 SMALLEST_GAIN = 0.02
 _SEED = 0
-# Before the name of a score, its rank as a guard.
+# Prefix of a score's name for its rank as a guard.
 _GUARD = 'guard '
 
 
@@ -60,12 +59,12 @@ def gate_of(
     named: Sequence[str],
 ) -> tuple[RankFamily, tuple[str, ...]]:
     """
-    Return the scores of a gate, and the family that moves their thresholds.
+    Return the rank family of a gate's scores, and the scores.
 
-    `frames` are labelled training frames; on `foreign` ones guards prove their worth. Scores that
-    a user named are taken as they are, and of these what can only guard is a guard. Raises
-    CalibrationError if all frames are bad or all good, or no score changes; ConfigError if a named
-    score is not there.
+    `frames` are labelled training frames; guards are tested on `foreign` ones. Scores that a user
+    named are all used; those that cannot order frames become guards. Raises CalibrationError if
+    all frames are bad or all are good, or no score varies; ConfigError if a named score does not
+    exist.
     """
     if named:
         missing = [name for name in named if name not in frames.scores]
@@ -88,21 +87,21 @@ def gate_of(
 
 
 def is_guard(name: str) -> bool:
-    """Say whether a score may guard a gate."""
+    """Return whether a score may be a guard."""
     return name.startswith(GUARD_ROOMS) or name in GUARD_SCORES
 
 
 def is_order(name: str) -> bool:
-    """Say whether a score may order the frames."""
+    """Return whether a score may be part of the order."""
     return not name.startswith(GUARD_ROOMS)
 
 
 def choose_scores(family: RankFamily, frames: FrameTable) -> tuple[str, ...]:
     """
-    Choose scores by the area under their curve of risk and coverage; bad is the loss.
+    Choose scores by the area under their risk-coverage curve; the loss is 1 for a bad frame.
 
-    First is `UNPROVEN_GUARD`, if the family has it; then one after the other that which lowers
-    the area most, up to `MOST_SCORES`. Raises CalibrationError if there is no score.
+    The first is `UNPROVEN_GUARD` if the family has it. Then the score that reduces the area most
+    is added repeatedly, up to `MOST_SCORES`. Raises CalibrationError if there is no score.
     """
     losses = frames.is_bad.astype(np.float64)
     columns = {name: family.ranks(name, frames.scores[name]) for name in family.names}
@@ -117,9 +116,9 @@ def _greedily(
     areas_of: Callable[[tuple[str, ...]], Column],
 ) -> tuple[str, ...]:
     """
-    Add scores one after the other, always that of the least mean area, (n,) over the parts.
+    Add scores one by one, each time the one with the least mean of the areas (n,) of the parts.
 
-    It has to take `SMALLEST_GAIN` off the mean, and be smaller on most parts.
+    The new area must be lower by the share `SMALLEST_GAIN` on average, and lower on most parts.
     """
     left = [name for name in names if name not in chosen]
     now = areas_of(chosen) if chosen else np.array([np.inf])
@@ -135,7 +134,7 @@ def _greedily(
 
 
 def _area(ranks: Columns, names: Iterable[str], losses: Column) -> float:
-    """Return the area under risk and coverage of the largest rank."""
+    """Return the area under the risk-coverage curve of the frames' largest rank."""
     largest = np.max([ranks[name] for name in names], axis=0)
     return float(weighted_aurc(largest, losses, np.ones((1, len(losses))))[0])
 
@@ -153,16 +152,16 @@ def choose_gate(
     frames: FrameTable, alphas: Sequence[float], foreign: FrameTable
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """
-    Choose the scores that order the frames, and guards, each in the order of their choice.
+    Choose the scores of the order, then the guards; return both in the order of choice.
 
-    The order begins with the score of the least mean area under risk and coverage (bad is the
-    loss), and takes another one, up to `MOST_ORDER`, as long as the largest rank of all has an
-    area smaller by `SMALLEST_GAIN`, and smaller on most of the fifths. Then guards are taken, up
-    to `MOST_SCORES` in all: of those that have earned it (`is_earned`) the one that gains most.
-    What it gains is the share of frames accepted at the same promise less `FOREIGN_PRICE` times
-    the share of foreign frames accepted, mean over the alphas.
+    The order begins with the score of the least mean area under the risk-coverage curve. Scores
+    are added, up to `MOST_ORDER`, while the area of the frames' largest rank falls by the share
+    `SMALLEST_GAIN`, and falls on most of the fifths. Then guards are added, up to `MOST_SCORES` in
+    all: of those that qualify (`is_earned`), the one with the largest gain. The gain is the change
+    of the share of familiar frames accepted at the same alpha minus `FOREIGN_PRICE` times the
+    share of foreign frames accepted, as a mean over the alphas.
 
-    Raises CalibrationError if no score changes. See `gate_of` for the parameters.
+    Raises CalibrationError if no score varies. See `gate_of` for the parameters.
     """
     parts, orders, guards = _parts(frames, foreign)
     order = _greedily((), orders, MOST_ORDER, lambda names: np.array([
@@ -172,10 +171,10 @@ def choose_gate(
 
 class _Fifth(NamedTuple):
     """
-    One fifth, with ranks among the other four in the place of scores.
+    The tables of one fold; their scores are replaced by ranks among the other four fifths.
 
-    They are those of the other four, of itself and of the foreign frames; of a score that may
-    guard they are under `_GUARD` and its name as well, raised to the power.
+    `rest` is the other four fifths, `own` the fifth itself. The rank of a possible guard, raised
+    to `GUARD_POWER`, is stored under `_GUARD` plus the score's name.
     """
 
     rest: FrameTable
@@ -183,7 +182,7 @@ class _Fifth(NamedTuple):
     foreign: FrameTable
 
     def accepts(self, names: Sequence[str], alphas: Sequence[float]) -> tuple[float, float]:
-        """Return the shares of own and foreign frames accepted, with thresholds of the others."""
+        """Return the shares of own and foreign frames accepted by thresholds from `rest`."""
         rest, own, foreign = (np.asarray(np.max([table.scores[n] for n in names], axis=0))
                               for table in self)
         found = []
@@ -196,7 +195,7 @@ class _Fifth(NamedTuple):
 
 
 def _rank_limit(ranks: Column, frames: FrameTable, alpha: float) -> float:
-    """Return the largest rank that keeps a promise; minus infinity if none does."""
+    """Return the largest rank that satisfies a promise; minus infinity if none does."""
     try:
         return min(promised_limit(ranks, frames.is_bad, frames.blocks, alpha), HIGHEST_RANK)
     except CalibrationError:
@@ -206,13 +205,13 @@ def _rank_limit(ranks: Column, frames: FrameTable, alpha: float) -> float:
 def _parts(
     frames: FrameTable, foreign: FrameTable
 ) -> tuple[list[_Fifth], list[str], list[str]]:
-    """Return the fifths, and which scores may order and which may guard."""
-    # Whole blocks are dealt out by lot, the same lot every time.
+    """Return the fifths, the possible scores of the order, and the possible guards."""
+    # Whole blocks are assigned at random, with a fixed seed.
     blocks, index = np.unique(frames.blocks, return_inverse=True)
     folds = (np.random.default_rng(_SEED).permutation(len(blocks)) % _FIFTHS)[index]
     pairs = [(frames.select(folds != fold), frames.select(folds == fold))
              for fold in np.unique(folds)]
-    # A score must have ranks in all of them: it is the same candidate everywhere.
+    # Candidates must have ranks in all fifths.
     names = [name for name in frames.scores
              if all(has_ranks(rest.scores[name]) for rest, _ in pairs)]
     orders, guards = [n for n in names if is_order(n)], [n for n in names if is_guard(n)]
@@ -258,12 +257,12 @@ def _worth(shares: Column) -> Column:
 
 def is_earned(before: Column, after: Column) -> bool:
     """
-    Say whether a guard has earned its place.
+    Return whether a guard is worth adding.
 
-    `before` and `after` are the shares of familiar and of foreign frames accepted at the same
-    promise, without and with the guard, on each of n parts of the frames, (n, 2). It must gain
-    `SMALLEST_GUARD_GAIN` on average, gain on most parts, and refuse foreign frames `LEAST_FAVOUR`
-    times as readily as familiar ones.
+    `before` and `after` (n, 2) are the shares of familiar and foreign frames accepted at the same
+    promise, without and with the guard, on n parts of the frames. The gain must be at least
+    `SMALLEST_GUARD_GAIN` on average and positive on most parts, and the part of the accepted
+    foreign frames that is refused `LEAST_FAVOUR` times as large as that of familiar ones.
     """
     gain, (own, strange) = _worth(after - before), before.mean(0)
     refused, caught = ((before - after).mean(0) / np.maximum([own, strange], 1e-9)).tolist()

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Labelled and foreign images as this room measures them, and a pipeline that runs over them.
+Read labelled and out-of-distribution images, and open a pipeline to measure them.
 
-What would make a figure or a promise worth less than it says is left aside or refused here:
-frames that were selected by their scores, frames of which no pixel is known, copies of an image
-under another name, and images on both sides of a comparison.
-
+This module drops or rejects images that would bias a figure or invalidate a promise: frames that
+were selected by their scores, frames without a labelled pixel, copies of an image under another
+name, and images that are in two sets that must be disjoint.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
                            f'those of {card.name!r}, {", ".join(card.class_names)}')
     for stem, mask in zip(data.stems, data.masks, strict=True):
         require_ids(mask, card.num_classes, data.ignore_index, f'the mask of {stem!r}')
-    # The card's own id for "nobody knows" is what everything after this looks for.
+    # Later code expects the card's ignore index, which may differ from the folder's.
     masks = [np.where(mask == data.ignore_index, np.uint8(card.ignore_index), mask)
              for mask in data.masks]
     images = [cv2.cvtColor(image, cv2.COLOR_RGB2BGR) for image in data.images]
@@ -67,12 +66,12 @@ def bgr_pairs(bundle: ModelBundle, data: LabelledFolder) -> list[Pair]:
 
 def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
     """
-    Return the frames that stand for a dive: those that were drawn by chance.
+    Return the frames that represent a dive: those that were drawn at random.
 
-    Frames that were selected by their scores are the hard ones, so that shares of bad or accepted
-    ones among them are not those of a dive. The ``review.json`` of the folder says how each was
-    chosen; without it all count as drawn. A warning counts those that are left aside. Raises
-    DatasetError if every frame was selected.
+    Frames that were selected by their scores are the hard ones, so their shares of bad or accepted
+    frames are not those of a dive. The ``review.json`` of the folder states how each frame was
+    chosen; without it all count as drawn at random. A warning reports the number of frames left
+    out. Raises DatasetError if every frame was selected.
     """
     drawn, remark = without_selected(data, folder)
     if drawn is data and remark:
@@ -83,9 +82,10 @@ def drawn_frames(data: LabelledFolder, folder: Path) -> LabelledFolder:
 
 def without_selected(data: LabelledFolder, folder: Path) -> tuple[LabelledFolder, str]:
     """
-    Return the frames that were drawn by chance, all if there are none, and a remark on the others.
+    Return the frames that were drawn at random, and a remark on the others.
 
-    The remark is empty if no frame is known to be selected.
+    If none was drawn at random, all frames are returned. The remark is empty if no frame is known
+    to be selected.
     """
     reviews = read_review(folder) or {}
     drawn = [row for row, stem in enumerate(data.stems)
@@ -103,7 +103,7 @@ def without_selected(data: LabelledFolder, folder: Path) -> tuple[LabelledFolder
 
 @dataclass(frozen=True)
 class KnownFrames:
-    """Frames with something to compare: pairs of (BGR image, mask), and where each came from."""
+    """Frames with labelled pixels: pairs of (BGR image, mask), and the stem of each."""
 
     pairs: list[Pair]
     stems: list[str]
@@ -114,23 +114,23 @@ class KnownFrames:
         return KnownFrames([self.pairs[i] for i in picked], [self.stems[i] for i in picked])
 
     def named(self) -> dict[str, ImageU8]:
-        """Return the images by their stems."""
+        """Return the images keyed by stem."""
         return {stem: image for stem, (image, _) in zip(self.stems, self.pairs, strict=True)}
 
 
 def known_frames(bundle: ModelBundle, data: LabelledFolder, ignore_mask: str) -> KnownFrames:
     """
-    Return the frames of a folder that can be judged.
+    Return the frames of a folder that have labelled pixels.
 
-    Under the ignore mask (a path, empty for none) the true masks know nothing. Frames of which no
-    pixel is known are left out, which a warning counts: they would pass for good ones. Raises
-    DatasetError as `bgr_pairs`, or if no frame is left; ConfigError if the ignore mask cannot be
-    read.
+    Pixels under the ignore mask (a path, empty for none) count as unlabelled. Frames without a
+    labelled pixel are left out, since they would count as good; a warning reports their number.
+    Raises DatasetError as `bgr_pairs`, or if no frame is left; ConfigError if the ignore mask
+    cannot be read.
     """
     ignore, unknown = load_ignore_mask(ignore_mask), bundle.card.ignore_index
     pairs = bgr_pairs(bundle, data)
     if ignore is not None:
-        # Whatever the ignore mask touches is left out, as it is from the scores.
+        # Every pixel that the ignore mask touches is left out, as in the scores.
         pairs = [(image, np.where(cv2.resize(
             ignore.astype(np.float32), mask.shape[::-1], interpolation=cv2.INTER_AREA) > 0,
             np.uint8(unknown), mask)) for image, mask in pairs]
@@ -147,12 +147,12 @@ def without_twins(
     known: KnownFrames, blocks: NDArray[np.str_]
 ) -> tuple[KnownFrames, NDArray[np.str_]]:
     """
-    Leave out images that another block has already, pixel for pixel, and say so.
+    Leave out images that are pixel-identical to one in another block, with a warning.
 
-    A promise counts blocks, (n,), as independent of each other, and an interval draws them so; an
-    image under two names is one. Within a block it may come again, as from a camera that stands
-    still. Returns the frames that are left, and their blocks. Raises DatasetError if such an image
-    has two masks.
+    Promises and intervals treat blocks as independent, so an image must not be in two blocks.
+    Within a block it may repeat, as from a camera that stands still. `blocks` are (n,). Returns
+    the remaining frames and their blocks. Raises DatasetError if such an image has two different
+    masks.
     """
     first: dict[str, int] = {}
     kept, again = [], []
@@ -191,9 +191,9 @@ def refuse_familiar(
     whose: str = 'labelled frames',
 ) -> None:
     """
-    Raise DatasetError if images are known frames too, pixel for pixel, whatever they are called.
+    Raise DatasetError if any image is pixel-identical to a known frame, whatever its name.
 
-    Neither a guard that is chosen to refuse them nor a promise on them would mean anything.
+    A guard chosen to refuse such images, or a promise fitted on them, would be meaningless.
     """
     stems = {image_digest(image): stem
              for (image, _), stem in zip(known.pairs, known.stems, strict=True)}
@@ -209,10 +209,10 @@ def refuse_familiar(
 @dataclass(frozen=True)
 class LabelledFrames:
     """
-    What figures are of: labelled frames with their blocks, (n,), and foreign images by name.
+    The frames to measure: labelled frames with their blocks (n,), and foreign images by name.
 
-    `remark` says which frames were selected by their scores, if any; `is_dive` is false if all
-    were, so that nothing here is a share of a dive.
+    `remark` reports frames that were selected by their scores, if any. `is_dive` is False if all
+    were, in which case shares of these frames are not those of a dive.
     """
 
     known: KnownFrames
@@ -227,9 +227,9 @@ def labelled_frames(
     ood: Path | None,
 ) -> LabelledFrames:
     """
-    Read what a bundle is measured on, without selected frames where others were drawn by chance.
+    Read the frames to measure, without selected frames if others were drawn at random.
 
-    Raises DatasetError if a folder is wrong, or foreign images are labelled frames too.
+    Raises DatasetError if a folder is invalid, or an image of `ood` is also a labelled frame.
     """
     read = load_folder(folder, split)
     data, remark = without_selected(read, folder)
@@ -241,19 +241,19 @@ def labelled_frames(
 
 
 def count_familiar(bundle: ModelBundle, images: Sequence[ImageU8]) -> int:
-    """Count the BGR images that a bundle's network or calibration has seen, as far as known."""
+    """Count the BGR images recorded as used for a bundle's training or calibration."""
     made = bundle.calibration
     seen = frozenset((*bundle.card.seen_images, *(made.seen_images if made else ())))
     return sum(image_digest(image) in seen for image in images) if seen else 0
 
 
 def evenly(count: int, most: int) -> NDArray[np.int64]:
-    """Return at most so many of the rows 0..count-1, evenly spread."""
+    """Return at most `most` of the rows 0..count-1, evenly spread."""
     return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
 
 
 def every_score(bundle: ModelBundle) -> ScoreVector:
-    """Return what computes all scores that a bundle can give."""
+    """Return the score vector with all scores that a bundle provides."""
     made = bundle.calibration
     return ScoreVector(bundle.card, made.density if made else None, features=bundle.features)
 
@@ -273,7 +273,7 @@ def opened(
 
 
 def data_digest(data: LabelledFolder) -> str:
-    """Return one digest over the names and pixels of a set."""
+    """Return one digest over the stems, images and masks of a set."""
     digest = hashlib.sha256()
     for stem, image, mask in zip(data.stems, data.images, data.masks, strict=True):
         digest.update(stem.encode())
