@@ -366,7 +366,7 @@ def test_other_misuse_is_one_sentence(
 
 @pytest.mark.parametrize('change', [
     {'phash': 'xyz'}, {'phash': 7}, {'split': ['val']}, {'split': 'other'}, {'review': None},
-    {'review': {'dive': 7}}, {'more': 1}])
+    {'review': {'dive': 7}}, {'pixels_sha256': ['a']}, {'more': 1}])
 def test_values_of_another_form_are_one_sentence(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], change: dict[str, Any]
 ) -> None:

@@ -282,6 +282,7 @@ BAD: dict[str, Edit] = {
     'fiftyone samples': json_edit('samples.json', lambda c: c.pop('samples')),
     'fiftyone classes': json_edit('metadata.json', lambda c: c['info'][
         'default_mask_targets'].update({'1': 'cable'})),
+    'fiftyone info': json_edit('metadata.json', lambda c: c.update(info=[1])),
     'folder size': new_mask(np.zeros((HEIGHT, WIDTH + 1), np.uint8)),
     'folder id': new_mask(np.full((HEIGHT, WIDTH), 3, np.uint8)),
     'folder bytes': new_mask(b'x'), 'folder webp': new_mask(b'RIFF' + bytes(90)),

@@ -302,6 +302,26 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
         assert str(tmp_path) not in file.read_text()
 
 
+@pytest.mark.parametrize('kind', labels_verb.FORMATS)
+def test_no_photograph_takes_the_labels_of_another_whatever_their_names(
+    kind: str, tiny_bundle: Path, tmp_path: Path
+) -> None:
+    names = ('a.jpg', 'a.jpg.png', 'a.png.jpg', 'b c.png', 'b.c.png')
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    for name, image in zip(names, images := random_images(len(names)), strict=True):
+        cv2.imwrite(str(pictures / name), image)
+    rows = [row_of(pictures, 'folder', '', k, cv2.imread(str(pictures / name)), file=name)
+            for k, name in enumerate(names)]
+    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    assert export(selection, tmp_path / 'out', kind=kind) == 0
+    found = read_back(tmp_path / 'out', kind)
+    assert len(found) == len(images) and {'a', 'b_c', 'b.c'} < set(found)
+    for stem, mask in found.items():
+        sent = read_mask(tmp_path / 'out' / 'predictions' / f'{stem}.png')
+        np.testing.assert_array_equal(mask, sent)
+
+
 def test_an_image_that_is_not_the_one_that_was_scored_is_left_out(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

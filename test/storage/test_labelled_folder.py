@@ -59,6 +59,10 @@ def test_what_is_wrong_with_a_file_is_said(
 @pytest.mark.parametrize(('mask', 'words'), [
     (np.zeros((6, 8, 3), np.uint8), 'a.png .*3 channels'),
     (np.zeros((6, 8), np.uint16), 'a.png .*16 bits'), (np.zeros((3, 8), np.uint8), '8x6.*8x3'),
+    # As Pillow saves a mask of truth values: OpenCV makes 0 and 255 of it, which is unknown.
+    (cv2.imencode('.png', np.eye(6, 8, dtype=np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])[1],
+     'a.png .*1 bit'),
+    (cv2.imencode('.jpg', np.eye(6, 8, dtype=np.uint8))[1], 'a.png .*jpeg'),
 ])
 def test_a_mask_that_holds_no_ids_is_said(
     tmp_path: Path, mask: np.ndarray, words: str
@@ -66,7 +70,8 @@ def test_a_mask_that_holds_no_ids_is_said(
     for place in ('images', 'masks'):
         (tmp_path / place).mkdir()
     cv2.imwrite(str(tmp_path / 'images' / 'a.png'), np.zeros((6, 8, 3), np.uint8))
-    cv2.imwrite(str(tmp_path / 'masks' / 'a.png'), mask)
+    file = mask if mask.ndim == 1 else cv2.imencode('.png', mask)[1]
+    (tmp_path / 'masks' / 'a.png').write_bytes(file.tobytes())
     (tmp_path / 'classes.json').write_text('{"classes": ["one", "two"], "ignore_index": 255}')
     with pytest.raises(DatasetError, match=words):
         load_folder(tmp_path, 'train')
@@ -98,7 +103,10 @@ def test_all_faults_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / 'classes.json').write_text('{"classes": ["one", "two"]}')
     for k, name in enumerate(('a', 'b', 'c', 'd')):
-        cv2.imwrite(str(tmp_path / 'images' / f'{name}.png'), np.full((6, 8, 3), k, np.uint8))
+        # Endings count as `score` counts them, whatever their capitals.
+        ending = 'Png' if name == 'd' else 'png'
+        cv2.imwrite(str(tmp_path / 'images' / f'{name}.{ending}'),
+                    np.full((6, 8, 3), k, np.uint8))
         cv2.imwrite(str(tmp_path / 'masks' / f'{name}.png'), np.full((6, 8), k, np.uint8))
     with pytest.raises(DatasetError, match="2 of 4 .*'c'.* id 2.*'d'.* id 3"):
         load_folders([tmp_path], ['train'])

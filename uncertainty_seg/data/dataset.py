@@ -61,6 +61,7 @@ from uncertainty_seg.storage.review_record import (
     mask_sha256,
     read_review,
     require_reviewed,
+    require_texts,
     write_review,
 )
 from uncertainty_seg.storage.whole_files import one_at_a_time, replace_file
@@ -224,6 +225,7 @@ def _frame(raw: dict[str, Any], shares: Mapping[str, float]) -> DatasetFrame:
     frame = DatasetFrame(**{**raw, 'review': FrameReview(**raw['review'])})
     if frame.split not in (*shares, CONTROL_SPLIT):
         raise ValueError(f'split {frame.split!s:.20}')
+    require_texts(frame, 'pixels_sha256', 'ids_sha256', 'phash')
     int(frame.phash, 16)
     return frame
 

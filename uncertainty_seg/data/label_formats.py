@@ -311,8 +311,8 @@ def read_fiftyone(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     frame is marked as finished by the tag `reviewed`.
     """
     file = path / SAMPLES_FILE if path.is_dir() else path
-    _require_targets(file.parent / ABOUT_FILE, table.classes)
     try:
+        _require_targets(file.parent / ABOUT_FILE, table.classes)
         for sample in read_json(file)['samples']:
             row = table.row_of(str(sample['filepath']), file)
             canvas = LabelCanvas(row, table.classes)
@@ -321,7 +321,7 @@ def read_fiftyone(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
                 canvas.paint_ids(_mask(sample[field], field, row, (file.parent, table.folder)))
             yield from canvas.labelled(f'{MARK} in FiftyOne' if MARK in sample['tags'] else '')
     except MALFORMED as err:
-        raise DatasetError(f'{file} is no FiftyOneDataset ({damage(err)})',
+        raise DatasetError(f'{path} is no FiftyOneDataset ({damage(err)})',
                            'what dataset.export writes as fo.types.FiftyOneDataset') from err
 
 

@@ -260,7 +260,9 @@ def _rows(file: Path) -> list[Row]:
 
 def _photograph(row: Row) -> str:
     """Return the name of a picture of a folder without suffix; empty for other frames."""
-    return re.sub(r'[^A-Za-z0-9._-]+', '_', Path(row[FILE_COLUMN] or '').stem)
+    name = re.sub(r'[^A-Za-z0-9._-]+', '_', Path(row[FILE_COLUMN] or '').stem)
+    # No name may be that of another file: a.jpg.png is no mask of a.jpg.
+    return re.sub(r'\.(jpe?g|png)$', r'_\1', name, flags=re.IGNORECASE)
 
 
 def _name(row: Row, has_sources: bool) -> str:

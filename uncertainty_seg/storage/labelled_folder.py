@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.calibration import image_digest
-from uncertainty_seg.core.image_codec import decode, decode_unchanged
+from uncertainty_seg.core.image_codec import check_file, decode, decode_unchanged
 from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import (
     is_text,
@@ -41,7 +41,7 @@ from uncertainty_seg.storage.review_record import CONTROL_SPLIT, require_reviewe
 
 # What a growing dataset has beside a labelled folder; see `storage.dataset`.
 DATASET_FILE, BLOCKS_FILE = 'dataset.json', 'blocks.json'
-ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG')
+ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG', '.Jpg', '.Jpeg', '.Png')
 # A mask is of one byte a pixel, and the ignore index needs one of its values.
 MAX_CLASSES = 255
 _log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def load_folder(folder: Path | str, split: str = '') -> LabelledFolder:
     pairs = read_each(stems, lambda stem: read_pair(folder, stem))
     table = read_classes(folder / 'classes.json')
     return LabelledFolder(
-        images=[_rgb(image) for image, _ in pairs],
+        images=[np.asarray(image[..., ::-1], order='C') for image, _ in pairs],
         masks=[mask for _, mask in pairs],
         stems=stems,
         class_names=table.names, palette=table.palette, ignore_index=table.ignore_index,
@@ -313,10 +313,6 @@ def read_pair(folder: Path, stem: str) -> tuple[ImageU8, LabelMap]:
     return image, mask
 
 
-def _rgb(image_bgr: ImageU8) -> ImageU8:
-    return np.asarray(cv2.cvtColor(image_bgr, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def read_image(file: Path) -> ImageU8:
     """Read an image, BGR (H, W, 3); DatasetError if it is missing or unreadable."""
     try:
@@ -330,11 +326,14 @@ def read_mask(file: Path) -> LabelMap:
     """Read a mask of class ids, (H, W) uint8; DatasetError if it is none."""
     wanted = 'a PNG of one channel of 8 bits, whose values are the class ids'
     try:
-        mask = decode_unchanged(read_image_file(file))
+        image = read_image_file(file)
+        header, mask = check_file(image), decode_unchanged(image)
     except (OSError, ValueError, ImageError) as err:
         raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
-    if mask.ndim != 2 or mask.dtype != np.uint8:
-        came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else '16 bits'
+    # Of fewer bits OpenCV stretches the values to 255, which would be unknown; a jpeg blurs them.
+    if mask.ndim != 2 or (header.kind, header.pixel_bytes) != ('png', 1):
+        came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else \
+            f'{8 * header.pixel_bytes:g} bits as {header.kind}'
         raise DatasetError(f'mask {file} has {came}', wanted,
                            'save the ids themselves, not their colours')
     return np.asarray(mask, np.uint8)
