@@ -62,7 +62,8 @@ def test_values_are_those_that_rclpy_reads(tmp_path: Path) -> None:
     import rclpy
 
     texts = ['1e-1', '2E3', '-.5e+2', '1.e1', "'1e3'", 'e3', '1e', '7', '-7', '0.25', 'true',
-             'suim', '"a b"', '/a/b', '[a, "b c"]', '[1.0, 2.5]', '0x10', 'off']
+             'suim', '"a b"', '/a/b', '[a, "b c"]', '[1.0, 2.5]', '0x10', 'off', '2026-12-01',
+             '2026-12-01 7:30:00', '1:30']
     file = written(tmp_path, '/n:\n  ros__parameters:\n' + ''.join(
         f'    x{i}: {text}\n' for i, text in enumerate(texts)))
     context = rclpy.Context()

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import difflib
+from os.path import expanduser
 from pathlib import Path
 import re
 from typing import Any
@@ -85,7 +86,7 @@ def read_parameter_file(path: str) -> ParameterFile:
     """
     import yaml
 
-    place = Path(path).expanduser()
+    place = Path(expanduser(path))
     if not place.is_file():
         is_what = 'a folder' if place.is_dir() else 'not there'
         raise ConfigError(f'parameter file {path} is {is_what}', 'a file',
@@ -170,6 +171,8 @@ def _plain(node: Any) -> Any:
         return None if node is None else node.value
     if node.style is None and _EXPONENT.fullmatch(node.value):
         return float(node.value)  # a number to rcl, and a text to YAML 1.1
+    if node.tag.endswith(':timestamp') or ':' in node.value:
+        return node.value  # a date or a time: a text to rcl
     loader = yaml.SafeLoader('')
     return loader.construct_object(node)
 
