@@ -25,10 +25,14 @@ def write(path: Path, mask: np.ndarray) -> str:
     return str(path)
 
 
-def test_a_pixel_of_any_colour_is_left_out(tmp_path: Path) -> None:
+def test_a_pixel_of_any_colour_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
     picture = np.zeros((4, 5, 3), np.uint8)
     picture[1, 2, 0], picture[3, 4, 2] = 1, 255
-    mask = load_ignore_mask(write(tmp_path / 'mask.png', picture))
+    write(tmp_path / 'mask.png', picture)
+    mask = load_ignore_mask('~/mask.png')
     assert mask is not None and np.argwhere(mask).tolist() == [[1, 2], [3, 4]]
 
 

@@ -45,6 +45,8 @@ def test_no_bundle_at_all_names_the_shipped_ones(tmp_path: Path) -> None:
         find_bundle('seabass')
     with pytest.raises(ModelBundleError, match='card.json'):
         find_bundle(str(tmp_path))
+    with pytest.raises(UnknownModelError, match='nobody_here'):
+        find_bundle('~nobody_here/bundle')
 
 
 def test_a_name_is_never_that_of_two_bundles(

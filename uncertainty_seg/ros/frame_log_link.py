@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import copy
 from dataclasses import dataclass, replace
 import logging
+from os.path import expanduser
 import time
 from typing import Any
 
@@ -100,7 +101,7 @@ class RunLog:
         self._dive = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())
         self.log: FrameLog | None = None
         if settings.log.folder:
-            self.log = FrameLog(settings.log.folder, settings.log,
+            self.log = FrameLog(expanduser(settings.log.folder), settings.log,
                                 self._about(settings, pipeline), lambda frame, _: on_kept(frame))
             state = self.log.state()
             _log.info('frames are logged in %s, which holds %d of them, %.0f of %g MB',
@@ -124,7 +125,7 @@ class RunLog:
             return False, state.error or 'the log cannot write'
         if not num_frames:
             return False, 'no frame to keep: none came yet, or the log cannot take it'
-        return True, f'{num_frames} frame(s) on the way to {self.log.settings.folder}'
+        return True, f'{num_frames} frame(s) on the way to {state.folder}'
 
     def values(self) -> dict[str, str]:
         """Return the values for /diagnostics."""

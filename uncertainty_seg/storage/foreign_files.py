@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 import io
 import json
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Literal
 import zipfile
@@ -112,7 +113,7 @@ def load_ignore_mask(path: str) -> NDArray[np.bool_] | None:
         return None
     fix = 'set ignore_mask to a PNG that is white where pixels are left out and black elsewhere'
     try:
-        picture = decode(read_image_file(Path(path)))
+        picture = decode(read_image_file(Path(expanduser(path))))
     except (OSError, ValueError, ImageError) as err:
         raise ConfigError(f'ignore_mask {path!r} cannot be read', 'a picture',
                           f'{why(err)}; {fix}') from err

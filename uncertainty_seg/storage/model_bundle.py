@@ -103,7 +103,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
     or a name is that of a shipped bundle and of another one in the working folder; a `Path`, or a
     text with a separator, is never a name.
     """
-    path, name = Path(name_or_path).expanduser(), str(name_or_path)
+    path, name = Path(os.path.expanduser(name_or_path)), str(name_or_path)
     is_there, shipped = bool(name) and (path / CARD_FILE).is_file(), shipped_bundles()
     if is_there and isinstance(name_or_path, str) and name in shipped \
             and not path.samefile(shipped[name]):
@@ -123,7 +123,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
 
 def lasting_name(name_or_path: str | Path) -> str:
     """Return a name by which a bundle is found from other folders too: shipped, or absolute."""
-    path = Path(name_or_path).expanduser()
+    path = Path(os.path.expanduser(name_or_path))
     return str(path.absolute()) if (path / CARD_FILE).is_file() else str(name_or_path)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,7 +54,7 @@ def read_private_key(path: Path | str) -> SigningKey:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-    path = Path(path).expanduser()
+    path = Path(expanduser(path))
     data = _read(path, 'the private key', _MAKE)
     try:
         key = serialization.load_pem_private_key(data, None)
@@ -106,7 +107,7 @@ def _public_key(text: str) -> Any:
     except (binascii.Error, ValueError):
         line = b''
     is_line = len(line) == _KEY_LINE_BYTES
-    data = line if is_line else _read(Path(text).expanduser(), 'the trusted key', _PUBLIC)
+    data = line if is_line else _read(Path(expanduser(text)), 'the trusted key', _PUBLIC)
     if b'PRIVATE KEY' in data:
         raise ConfigError(f'{shown} is a private key', 'the public key, since a private key must '
                           'not be on a vehicle', _PUBLIC)

@@ -53,9 +53,10 @@ class Rig:
 
 
 @pytest.fixture
-def rig(tmp_path: Path) -> Iterator[Rig]:
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    monkeypatch.setenv('HOME', str(tmp_path))
     folder = tmp_path / 'frame_log'
-    with node_rig(tmp_path, stale_timeout_s=600, log__folder=folder,
+    with node_rig(tmp_path, stale_timeout_s=600, log__folder='~/frame_log',
                   log__control_share=0.0, log__before_s=1.5, log__after_s=0.5,
                   log__min_interval_s=0.0, log__free_disk_mb=0.0, log__duplicate_bits=0) as rig:
         rig.client.wait_for_camera_match()

@@ -104,7 +104,7 @@ def cache_folder() -> Path:
     """
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
-        return Path(named).expanduser()
+        return Path(os.path.expanduser(named))
     return user_cache() / 'engines'
 
 
