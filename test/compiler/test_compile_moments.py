@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Error propagation from a network to maps: the moments rank pixels as sampling does."""
+"""Error propagation from a network to maps: moments rank pixels as sampling does."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def network(act: type[nn.Module], place: str) -> nn.Module:
         Residual(24, act) if place == 'everywhere' else nn.Identity(),
         nn.Upsample(scale_factor=2, mode='bilinear'), *conv(24, 24, act), last,
         nn.Conv2d(24, 4, 1))
-    for _ in range(3):  # batch statistics that fit its inputs
+    for _ in range(3):  # batch norm statistics that fit the inputs
         net(torch.rand(4, 3, 48, 64) * 4 - 2)
     return net.eval()
 
 
 def card_like(passes: int = 20) -> ModelCard:
-    """Return a card of such a network."""
+    """Return a card for the networks of this file."""
     return ModelCard(
         schema=SCHEMA_VERSION, name='net', method='error_propagation', class_names=tuple('abcd'),
         palette=((0, 0, 0),) * 4, ignore_index=255, input=SPEC,
@@ -92,7 +92,7 @@ def test_pixels_are_ranked_as_by_200_samples(act: type[nn.Module], place: str) -
     report = check_moments(compiled, card_like(), samples=200)
     assert report.rank > 0.8
     assert report.mean_error < 0.4
-    if place == 'head':  # where the moments are exact
+    if place == 'head':  # here the moments are exact
         assert report.rank > 0.97 and abs(report.total - 1) < 0.1
 
 
@@ -104,7 +104,7 @@ def test_the_noise_of_the_camera_alone_needs_no_dropout() -> None:
     compiled = compile_moments(model, SPEC, CompileOptions('error_propagation', sensor_std=10))
     report = check_moments(compiled, card_like(), 10, samples=200)
     assert report.rank > 0.8 and 0.7 < report.total < 1.3
-    # The check sees it where the moments are of other noise than the samples.
+    # The check detects moments computed for other noise than the samples'.
     assert check_moments(compiled, card_like(), 20, samples=60).total < 0.4
 
 
@@ -152,7 +152,7 @@ def test_a_bundle_runs_from_image_to_maps(tmp_path: Path) -> None:
     np.testing.assert_allclose(
         maps.mutual_information, expected.mutual_information, rtol=0.02, atol=2e-5)
     assert maps.mutual_information.max() > 1e-3
-    result = pipeline.process(np.ascontiguousarray(image[..., ::-1]))  # which is BGR
+    result = pipeline.process(np.ascontiguousarray(image[..., ::-1]))  # the pipeline expects BGR
     assert result.scores['mutual_information.mean'] == pytest.approx(
         float(expected.mutual_information.mean()), rel=0.02)
     pipeline.close()

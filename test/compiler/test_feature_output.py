@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The output of features: which tensor it is."""
+"""The feature output: which tensor is chosen."""
 
 import dataclasses
 

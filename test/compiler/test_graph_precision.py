@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Graphs in 16 bits and back compute what the float32 graph does, to their rounding."""
+"""Graphs converted to 16 bits and back equal the float32 graph up to rounding."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from uncertainty_seg.errors import GraphError
 
 RNG = np.random.default_rng(0)
 IMAGE = RNG.integers(0, 256, (1, 8, 16, 3), np.uint8)
-# Largest change of a logit against the largest logit. Measured: 1.1e-3 (numpy sums in float16) and
-# 4e-3.
+# Largest change of a logit relative to the largest logit. Measured: 1.1e-3 (numpy sums in float16)
+# and 4e-3.
 TOLERANCE = {'fp16': 2e-3, 'bf16': 1e-2}
 
 
@@ -53,7 +53,7 @@ def border(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
 def float_net(nodes: Iterable[onnx.NodeProto], output: str = 'y',
               tensors: Iterable[onnx.TensorProto] = (), shape: tuple[int, ...] = (1, 4, 6, 6),
               ) -> onnx.ModelProto:
-    """Put a 1x1 convolution `x` -> `c` before some nodes."""
+    """Make a net from a 1x1 convolution `x` -> `c` followed by the nodes."""
     weights = np.random.default_rng(1).normal(size=(4, 3, 1, 1)).astype(np.float32)
     first = helper.make_node('Conv', ['x', 'w'], ['c'], kernel_shape=[1, 1])
     return build_model('net', [first, *nodes], [float_info('x', (1, 3, 6, 6))],
@@ -61,7 +61,7 @@ def float_net(nodes: Iterable[onnx.NodeProto], output: str = 'y',
 
 
 def reference(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """Ask the evaluator of ONNX itself, which knows bfloat16; ONNX Runtime on a CPU does not."""
+    """Run ONNX's reference evaluator, which supports bfloat16, unlike ONNX Runtime on CPUs."""
     return ReferenceEvaluator(model).run(None, dict(feeds))
 
 
@@ -125,7 +125,7 @@ def test_a_softmax_and_what_makes_a_layer_norm_stay_in_float32() -> None:
 
 
 def over_length(kind: str) -> onnx.ModelProto:
-    """Return a net that makes vectors over the channels of length 1, as a network may write it."""
+    """Return a net that normalises vectors over the channels, in one of several forms."""
     make = helper.make_node
     end = [make('Sqrt', ['sum'], ['n']), make('Div', ['c', 'n'], ['y'])]
     summed = [make('ReduceSum', ['s', 'axis'], ['sum'], keepdims=1)]
@@ -159,8 +159,8 @@ def over_length(kind: str) -> onnx.ModelProto:
     return float_net(nodes, tensors=[tensor(n, v) for n, v in tensors.items() if n in used])
 
 
-# From where squares are beyond float16, to where they are nothing in it; the second nearly fills
-# its range.
+# From values whose squares overflow float16 to values whose squares underflow; 9000 nearly reaches
+# the limit of the range.
 @pytest.mark.parametrize('size', [400.0, 9000.0, 1.0, 1e-3])
 @pytest.mark.parametrize('kind', [
     'product', 'sign', 'made twice', 'power', 'norm', 'reciprocal', 'negative power', 'einsum',
@@ -169,7 +169,7 @@ def test_vectors_of_length_1_have_it_whatever_their_length_was(kind: str, size: 
     x = (size * RNG.normal(size=(1, 3, 6, 6))).clip(-3 * size, 3 * size).astype(np.float32)
     model = over_length(kind)
     weights = numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == 'w'))
-    # By another road, in float64: the vectors as float16 has them, over their length.
+    # Computed independently in float64: the vectors rounded to float16, divided by their length.
     features = np.einsum('oi,bihw->bohw', weights[:, :, 0, 0].astype(np.float16).astype(float),
                          x.astype(np.float16).astype(float))
     wanted = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -182,7 +182,7 @@ def test_vectors_of_length_1_have_it_whatever_their_length_was(kind: str, size: 
 def test_the_inverse_of_a_small_length_is_not_infinite(kind: str) -> None:
     x = RNG.normal(size=(1, 3, 6, 6)).astype(np.float32) * 5e-6
     found = reference(to_precision(over_length(kind), 'fp16'), {'x': x})[0]
-    # The vectors have the rounding of float16's smallest numbers; their length is 1 nevertheless.
+    # The vectors are rounded as float16 subnormals; their length must still be 1.
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=2e-3)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The grid of the sums is chosen so that the maps are those of the network, as torch runs it."""
+"""The grid of the sums is chosen so that the maps agree with the network's, run by torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ OFFSETS = tuple(offset_like_pixels(n // 8, n, 'half_pixel') for n in SIZE[::-1])
 
 
 def late(drop: nn.Module, kernel: int = 1, stride: int = 8) -> nn.Module:
-    """Drop from averages of cells, and upsample bilinearly to the image's size at the end."""
+    """Make a net with dropout on averaged cells and a final bilinear upsampling to the image."""
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(3, 16, 3, 2, 1), nn.ReLU(), nn.AvgPool2d(stride // 2), drop,
@@ -55,7 +55,7 @@ def means_of(maps: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def means_of_pipeline(bundle: ModelBundle) -> np.ndarray:
-    """Return the means over the image of the maps that a pipeline makes of a bundle."""
+    """Return the means over the image of a bundle's maps in a pipeline."""
     bgr = np.ascontiguousarray(pictures(SIZE)[0][..., ::-1])
     with open_pipeline(bundle, temperature=1.0, backend='onnxruntime', passes=PASSES) as pipeline:
         maps = pipeline.measure(bgr).maps
@@ -64,7 +64,7 @@ def means_of_pipeline(bundle: ModelBundle) -> np.ndarray:
 
 
 def means_of_torch(net: nn.Module) -> np.ndarray:
-    """Return those of the network left alone in training mode, by torch's own random numbers."""
+    """Return the same means for the unmodified network in training mode, drawn by torch."""
     torch.manual_seed(1)
     planes = ((pictures(SIZE)[0] / 255 - 0.5) / 0.25).transpose(2, 0, 1)[None]
     image = torch.from_numpy(planes.astype(np.float32))
@@ -75,8 +75,8 @@ def means_of_torch(net: nn.Module) -> np.ndarray:
     return means_of(maps_of_passes(logits)[0])
 
 
-# Each pixel its own mask, also before a convolution that mixes them; and one mask for the plane,
-# of few values a pass, so that the draw itself moves the means (by 2 % for 16 channels).
+# Masks of single pixels, also before a convolution that mixes them; and masks of whole planes,
+# with so few values per pass that the means vary with the draw (by 2 % for 16 channels).
 @pytest.mark.parametrize('drop, kernel, stride, is_beside, tolerance', [
     (nn.Dropout(0.3), 1, 8, True, 0.03), (nn.Dropout(0.3), 3, 4, True, 0.03),
     (nn.Dropout2d(0.3), 1, 4, False, 0.06),
@@ -107,7 +107,7 @@ def test_logits_of_the_images_size_need_no_choice(tmp_path: Path) -> None:
     assert not [d for d in made.compiled.plan.decisions if d.step == 'grid']
 
 
-# --- what is said of it --------------------------------------------------------------------------
+# --- reports about the grid ----------------------------------------------------------------------
 
 
 def test_card_and_explain_tell_of_the_grid(
@@ -137,7 +137,7 @@ def test_the_card_keeps_the_grid_and_another_offset_is_another_network() -> None
     for card in (*cards, measured):
         assert card_from_json(card_to_json(card)) == card
     assert len({model_digest(card) for card in cards}) == len(cards)
-    assert model_digest(measured) == model_digest(cards[0])  # it says something of the network
+    assert model_digest(measured) == model_digest(cards[0])  # measured, not part of the model
 
 
 @pytest.mark.parametrize('offset', [(0.5, 0.0), (-0.1, 0.0), (float('nan'), 0.0), (0.2,)])

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Networks that nobody compiled before come out as themselves: the part of the zoo that CI runs.
+Networks of many kinds compile to equal networks: the part of the zoo that CI runs.
 
-Each is compiled and what was written is compared with a copy of the network that the package
-never sees, by torch: dropout off on two images, and the maps of passes in distribution.
-`scripts/zoo` does the same with all of the list and more passes.
+Each bundle is compared with a copy of the network that the package never gets, run by torch: with
+dropout off on two images, and in the distribution of the maps of the passes. `scripts/zoo` does
+the same with the whole list and more passes.
 
 """
 
@@ -32,7 +32,7 @@ from zoo_list import CI, CI_REFUSED, QUICK, ROWS  # noqa: E402
 from zoo_run import run_row  # noqa: E402
 
 pytestmark = [pytest.mark.torch, pytest.mark.usefixtures('one_thread')]
-# No limit of time: the same passes are drawn in every run.
+# No time limit, so that every run draws the same passes.
 EFFORT = Effort(passes=64, eager_s=1e9, has_cost=False)
 RARE = Effort(passes=256, eager_s=1e9, has_cost=False)
 
@@ -42,7 +42,7 @@ RARE = Effort(passes=256, eager_s=1e9, has_cost=False)
 def test_a_network_of_the_zoo_agrees_with_itself(name: str, tmp_path: Path) -> None:
     said = run_row(ROWS[name], tmp_path, RARE if name.startswith('paths') else EFFORT)
     assert said['outcome'] == AGREES, said
-    # Else equality would prove little.
+    # Otherwise equality would prove little.
     assert said['sites'] > 0 and said['mutual_information'][1] > 1e-4, said
 
 
@@ -52,11 +52,11 @@ def test_what_would_be_wrong_is_refused_in_words(name: str, tmp_path: Path) -> N
     assert said['outcome'] == REFUSED and CI_REFUSED[name] in said['why'], said
 
 
-# --- the check notices what it is for ------------------------------------------------------------
+# --- the check detects differences ---------------------------------------------------------------
 
 
 def passes(seed: int, rate: float = 0.3, channels: int = 8, is_shared: bool = False) -> Groups:
-    """Draw logits that sum up channels, each dropped by itself or all of them together."""
+    """Draw logits that are sums of channels, which are dropped independently or together."""
     rng, groups = np.random.default_rng(seed), Groups()
     weights = np.random.default_rng(9).normal(size=(4, channels, 6, 8))
     for _ in range(32):

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Each graph pass computes what the graph before it did, shown by running both."""
+"""Each graph pass keeps the graph's output, shown by running both graphs."""
 
 
 from graph_samples import net, run, run_split, SPEC, tensor

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network that NNCF quantised, an ONNX file with QDQ nodes, compiles with its 8-bit weights."""
+"""An ONNX file with QDQ nodes, quantised by NNCF, compiles with its 8-bit weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGE = (1, 3, 32, 48)
 def test_a_qdq_file_keeps_its_8_bit_weights_in_trunk_and_head(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, 'openvino_telemetry', None)  # it reports imports
+    monkeypatch.setitem(sys.modules, 'openvino_telemetry', None)  # blocks NNCF's telemetry
     nncf = pytest.importorskip('nncf', reason='nncf is not installed: pip install nncf')
     torch.manual_seed(0)
     net = torch.nn.Sequential(

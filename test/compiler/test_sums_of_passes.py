@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The graph that sums the passes is the definition, for every method and at every grid."""
+"""The graph that sums the passes agrees with the definitions, for every method and grid."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES, ROWS, COLUMNS = 5, 6, 8
 
 
 def assert_sums(found: dict[str, np.ndarray], right: PassSums) -> None:
-    """Compare to 1e-5 of the largest, and votes to the last one."""
+    """Compare sums to 1e-5 of the largest value, and votes exactly."""
     for name, of_graph in OF_GRAPH.items():
         wanted = getattr(right, name)
         near = 0 if name == 'votes' else 1e-5 * np.abs(wanted).max()
@@ -37,7 +37,7 @@ def assert_sums(found: dict[str, np.ndarray], right: PassSums) -> None:
 def summed(
     logits: np.ndarray, temperature: float = 1.0, offset: tuple[float, float] = (0.0, 0.0)
 ) -> dict[str, np.ndarray]:
-    """Sum given logits (T, C, h, w) by the graph alone."""
+    """Return the graph's sums of given logits (T, C, h, w)."""
     shape = ('T', *logits.shape[1:])
     head = build_model('head', [helper.make_node('Neg', ['x'], ['logits'])],
                        [float_info('x', shape)], [float_info('logits', shape)], [])
@@ -80,8 +80,8 @@ def test_logits_that_would_overflow_are_summed_right() -> None:
 
 def test_each_of_equal_classes_gets_the_vote() -> None:
     logits = np.zeros((3, CLASSES, ROWS, COLUMNS), np.float32)
-    logits[0, 1:3] = 2  # two of a pass
-    logits[1, 4] = -1  # four of a pass
+    logits[0, 1:3] = 2  # two tied classes in a pass
+    logits[1, 4] = -1  # four tied classes in a pass
     logits[2, 0] = 1
     found = summed(logits)
     assert_sums(found, sums_of_logits(logits))
@@ -96,18 +96,18 @@ def test_what_is_no_number_in_one_pass_is_none_in_its_cells_alone(
     logits = drawn()
     right = sums_of_logits(logits, 1.0, offset)
     logits[2, 1, 3, 4] = value
-    # Cells with a share of it; those beside may have a share of nothing.
+    # Cells that depend on the value; their neighbours may have it with weight 0.
     touched, reached = np.zeros((2, ROWS, COLUMNS), bool)
     touched[2 if offset[0] else 3:4, 3 if offset[1] else 4:5] = True
     reached[2 if any(offset) else 3:4, 3 if any(offset) else 4:5] = True
     found = summed(logits, 1.0, offset)
     for name, of_graph in OF_GRAPH.items():
         if name == 'votes':
-            continue  # the pass gives none; that its entropy is no number says so
+            continue  # the pass has no vote; its NaN entropy marks it
         sums = np.broadcast_to(found[of_graph], (CLASSES, ROWS, COLUMNS))
         wanted = np.broadcast_to(getattr(right, name), sums.shape)
         is_none = ~np.isfinite(sums)
-        # The logits are summed at their centres.
+        # Logits are summed at their own centres.
         assert is_none[1][touched if name != 'logits' else (3, 4)].all(), name
         assert not is_none[:, ~reached].any(), name
         np.testing.assert_allclose(sums[:, ~reached], wanted[:, ~reached], rtol=1e-4, atol=1e-4)
@@ -155,7 +155,7 @@ def test_the_files_of_a_method_sum_their_own_logits(method: str, tmp_path: Path)
     assert_sums(found, sums_of_logits(logits, 0.8))
     assert found['sum_p'].sum(0) == pytest.approx(passes, rel=1e-5)
     if passes > 1:
-        assert logits.std(0).max() > 1e-2  # else equality would prove little
+        assert logits.std(0).max() > 1e-2  # otherwise equality would prove little
         halves = [written.sums(IMAGE, {name: rows[part] for name, rows in inputs.items()}, 0.8)
                   for part in (slice(1), slice(1, None))]
         added = {name: halves[0][name] + halves[1][name] for name in found}

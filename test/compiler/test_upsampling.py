@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A last upsampling that aligns corners leaves the graph too, and the reader puts it on again."""
+"""A final upsampling that aligns corners is removed from the graph too, and applied by readers."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ LOGITS = np.random.default_rng(0).normal(size=(5, 3, 6, 8)).astype(np.float32) *
 
 
 def net(transform: str, mode: str = 'linear') -> onnx.ModelProto:
-    """Relu, then a Resize to four times the size."""
+    """Make a ReLU followed by a Resize to four times the size."""
     nodes = [
         helper.make_node('Relu', ['input'], ['low']),
         helper.make_node('Resize', ['low', '', 'scales'], ['output'], mode=mode,
@@ -59,7 +59,7 @@ def test_a_resize_to_another_size_than_the_images_stays() -> None:
 
 @pytest.mark.parametrize(('transform', 'stays'), [('half_pixel', True), ('align_corners', False)])
 def test_a_resize_by_another_factor_than_the_sizes_stays(transform: str, stays: bool) -> None:
-    # 6 x 4.1 is 24.6, and torch goes by 4.1 to 24 rows.
+    # 6 x 4.1 is 24.6; torch resizes by 4.1 to 24 rows.
     model = net(transform)
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.array([1, 1, 4.1, 4], np.float32), 'scales'))

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A merged ensemble computes what its members do alone, shown by running all of them."""
+"""A merged ensemble gives the outputs of its members, shown by running all of them."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), np.uint8)
 
 def member(seed: int, classes: int = 3, dropout: str = '', encoder: int | None = None,
            stride: int = 2) -> onnx.ModelProto:
-    """Two convolutions of random weights; the first is the encoder and has its own seed."""
+    """Make two convolutions of random weights; the first, the encoder, has a separate seed."""
     drop = {
         '': helper.make_node('Relu', ['c'], ['d']),
         'onnx': helper.make_node('Dropout', ['c', 'rate', 'yes'], ['d'], name='drop'),

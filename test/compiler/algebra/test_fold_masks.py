@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What is folded into weights, masks and batch norms, computes the same; so do weights by mask."""
+"""Folding masks and batch norms into weights, or weights into masks, keeps the output."""
 
 from graph_samples import (
     drop,
@@ -96,7 +96,7 @@ def test_what_is_not_folded_stays_and_says_why(
 
 
 # -------------------------------------------------------------------------------------------------
-# A batch normalisation moves into the weights before it, and nowhere else.
+# A batch normalisation is folded into the weights before it, and nowhere else.
 
 STATISTICS = 'gain shift mean variance'
 

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A graph written for one image computes for T masks what it computes for each, or names the node.
+A graph for one image computes T masks at once as one by one, or is refused with the node's name.
 
-Every graph here is run T times with one mask, and once with all of them.
+Every graph here is run T times with one mask each, and once with all T masks.
 
 """
 
@@ -34,7 +34,7 @@ def drop(data: str, output: str, kind: str = 'element', p: float = 0.4) -> onnx.
 
 
 def all_and_each(model: onnx.ModelProto, shape: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Run T passes at once through the freed graph, and each through the graph of one pass."""
+    """Return T passes at once by the converted graph, and one by one by the original graph."""
     masked, sites = dropout_to_masks(model)
     masks = make_masks(sites, PASSES, 1)
     x = floats(*shape)
@@ -44,7 +44,7 @@ def all_and_each(model: onnx.ModelProto, shape: Sequence[int]) -> tuple[np.ndarr
 
 
 def attention(heads: int = 2, length: int = 5, size: int = 4) -> onnx.ModelProto:
-    """Self-attention as nn.MultiheadAttention writes it: batch and heads merged, batch second."""
+    """Make self-attention as exported from nn.MultiheadAttention: batch and heads merged."""
     node = helper.make_node
     width = heads * size
     nodes = [
@@ -55,7 +55,7 @@ def attention(heads: int = 2, length: int = 5, size: int = 4) -> onnx.ModelProto
         node('Transpose', ['h'], ['a'], perm=[1, 0, 2]),  # (heads, L, d)
         node('Transpose', ['h'], ['b'], perm=[1, 2, 0]),
         node('MatMul', ['a', 'b'], ['s']),
-        node('Add', ['s', 'bias'], ['biased']),  # one bias a head
+        node('Add', ['s', 'bias'], ['biased']),  # one bias per head
         node('Softmax', ['biased'], ['p'], axis=-1),
         drop('p', 'weights'),  # (heads, L, L)
         node('MatMul', ['weights', 'a'], ['o']),
@@ -72,7 +72,7 @@ def attention(heads: int = 2, length: int = 5, size: int = 4) -> onnx.ModelProto
 
 
 def test_attention_as_multihead_attention_writes_it() -> None:
-    """Passes are merged with the heads, then sit between tokens, (L * T, E)."""
+    """Passes are merged with the heads, then interleaved with the tokens, (L * T, E)."""
     ours, each = all_and_each(attention(), (1, 5, 8))
     np.testing.assert_allclose(ours, each[:, 0], atol=1e-5)
     assert abs(ours[0] - ours[1]).max() > 1e-3

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Mean and variance of each operator are those of 20 000 samples, and exact where they can be."""
+"""Mean and variance of each operator agree with 20 000 samples, and are exact where possible."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DRAWS = 20_000
 SHAPE = (1, 4, 6, 8)
 STD = 0.5
 RNG = np.random.default_rng(7)
-# Elements of different deviations, 0.05 to 1, around means that reach over every bend.
+# Elements with different deviations, 0.05 to 1, and means on both sides of every kink.
 CONSTANTS = {
     'gain': RNG.uniform(0.1, 2, SHAPE).astype(np.float32),
     'offset': RNG.normal(0, 1.5, SHAPE).astype(np.float32),
@@ -39,11 +39,11 @@ CONSTANTS = {
     'halves': np.array([1, 3]), 'four': np.array([-1, 4, 48]), 'last_axis': np.array([3]),
     'flat': weights(192, 3), 'classes': weights(3),
 }
-# Tolerances: of the mean in the largest deviation of an output, of the variance as a share of the
-# largest variance. The samples' own errors are about 0.02 and 0.05 for the worst of 200 elements.
+# Tolerances of the mean, in units of the largest deviation, and of the variance, as a share of the
+# largest variance. The sampling errors are about 0.02 and 0.05 for the worst of 200 elements.
 EXACT = (0.03, 0.07)
-# A few points see a bend within a deviation or two only roughly; tanh over deviations of 1 is the
-# worst here.
+# Quadrature with few points is rough for a kink within two deviations; the worst case here is tanh
+# with deviations of 1.
 POINTS = (0.08, 0.16)
 SPLIT = node('Split', 'a', 'p q', axis=1, num_outputs=2)
 CASES: dict[str, tuple[list[onnx.NodeProto], tuple[float, float]]] = {
@@ -77,7 +77,7 @@ CASES: dict[str, tuple[list[onnx.NodeProto], tuple[float, float]]] = {
     'global_pool': ([node('GlobalAveragePool', 'a', 'output')], EXACT),
     'reduce_mean': ([node('ReduceMean', 'a axes', 'output', keepdims=0)], EXACT),
     'reduce_sum': ([node('ReduceSum', 'a last_axis', 'output')], EXACT),
-    # The larger of two is Clark's; of four and nine, joined two by two, it is near.
+    # Clark's formula for the maximum of two; applied pairwise to four or nine it is approximate.
     'max_pool_of_two': ([node('MaxPool', 'a', 'output', kernel_shape=[1, 2], strides=[1, 2])],
                         EXACT),
     'max_pool': ([node('MaxPool', 'a', 'output', kernel_shape=[2, 2], strides=[2, 2])],
@@ -113,14 +113,14 @@ CASES: dict[str, tuple[list[onnx.NodeProto], tuple[float, float]]] = {
                             coordinate_transformation_mode='asymmetric')], EXACT),
     'linear_corners': ([node('Resize', 'a - by_more', 'output', mode='linear',
                              coordinate_transformation_mode='align_corners')], EXACT),
-    # By its derivatives: deviations of 0.1 here, since it is curved.
+    # A linearization, so tested with deviations of 0.1.
     'softmax': ([node('Div', 'a six', 'm'), node('Softmax', 'm', 'output', axis=1)],
                 (0.08, 0.12)),
 }
 
 
 def floats(*shape: int) -> np.ndarray:
-    """Draw float32 numbers, the same in every test."""
+    """Draw float32 numbers that are equal in every test."""
     return np.random.default_rng(11).normal(size=shape).astype(np.float32)
 
 
@@ -130,7 +130,7 @@ START = [node('Mul', 'x gain', 'm0'), node('Add', 'm0 offset', 'a')]
 def moments_of(
     nodes: list[onnx.NodeProto], x: np.ndarray, std: float = STD
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return mean and variance of the output where each element of x has noise of its own."""
+    """Return mean and variance of the output for independent noise on each element of x."""
     graph = propagate_moments(network(nodes, CONSTANTS, SHAPE), (), std)
     assert lint(graph) == []
     mean, variance = run(graph, {'x': x})
@@ -148,7 +148,7 @@ def test_moments_are_those_of_samples(case: str) -> None:
     noisy = x + STD * np.random.default_rng(3).normal(size=(DRAWS, *SHAPE[1:]))
     sampler = network([*START, *nodes], CONSTANTS, (DRAWS, *SHAPE[1:]))
     drawn = run(sampler, {'x': noisy.astype(np.float32)})[0]
-    if case == 'concat_with_fixed':  # along the batch, where the samples are
+    if case == 'concat_with_fixed':  # along the batch axis, which has the samples
         assert (variance[0] == 0).all()
         mean, variance, drawn = mean[1:], variance[1:], drawn[1:]
     drawn = drawn.reshape(DRAWS, *mean.shape[1:])
@@ -159,13 +159,13 @@ def test_moments_are_those_of_samples(case: str) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Exact where a channel mask meets a linear layer.
+# Exact if a channel mask is followed by a linear layer.
 
 
 def of_masks(
     nodes: list[onnx.NodeProto], constants: dict[str, np.ndarray], x: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return mean and variance, and logits (T, ...) of 20 000 drawn masks."""
+    """Return mean and variance, and the logits (T, ...) of 20 000 drawn masks."""
     model, sites = masked(nodes, constants, x.shape)
     mean, variance = run(propagate_moments(model, sites), {'x': x})
     return mean, variance, run(
@@ -209,14 +209,14 @@ def test_a_kernel_over_a_channel_mask_is_exact_where_the_network_is_large_enough
     x = floats(*SHAPE)
     _, variance, drawn = of_masks(nodes, constants, x)
     np.testing.assert_allclose(variance[0], drawn.var(0), atol=0.03 * drawn.var(0).max())
-    # In a small network the taps count as independent, which is far off for such weights.
+    # In a small network the taps are treated as independent, a large error for these weights.
     small = [node('Sigmoid', 'x', 'h'), *nodes[-2:]]
     _, variance, drawn = of_masks(small, constants, x)
     assert variance.sum() < 0.5 * drawn.var(0).sum()
 
 
 # -------------------------------------------------------------------------------------------------
-# What is not random stays as it is; what is not known is named.
+# Deterministic parts are unchanged; unsupported operators are named.
 
 
 @pytest.mark.parametrize('nodes', [
@@ -241,7 +241,7 @@ def test_noise_that_does_not_reach_the_logits_is_an_error() -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# The pieces.
+# Single functions.
 
 
 @pytest.mark.parametrize('runtime', ['onnxruntime', 'openvino'])

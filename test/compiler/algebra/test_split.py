@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""conv(cat[u, s]) = conv_u(u) + conv_s(s), and conv_s is the trunk's."""
+"""Splitting conv(cat[u, s]) into conv_u(u) + conv_s(s), where conv_s moves to the trunk."""
 
 from collections.abc import Sequence
 
@@ -27,7 +27,7 @@ BETWEEN = {
 
 
 def skip_net(between: Sequence[onnx.NodeProto] = (), wide: int = 16) -> onnx.ModelProto:
-    """Make s = relu(x), u = dropout(conv(x)); conv(cat[s, u, x]) with something between."""
+    """Make s = relu(x), u = dropout(conv(x)), and conv(cat[s, u, x]) after the nodes `between`."""
     channels = 3 + wide + 3
     nodes = [
         NODE('Relu', ['x'], ['s']),
@@ -73,7 +73,7 @@ def test_the_same_half_runs_in_the_trunk_and_nothing_is_joined_in_the_head() -> 
 
 
 def test_it_is_left_alone_where_the_sum_costs_more() -> None:
-    """With one pass there is nothing to save."""
+    """One pass saves nothing."""
     masked, sites = dropout_to_masks(skip_net())
     split, (decision,) = split_skips(masked, sites, 1)
     assert not decision.is_applied
@@ -95,7 +95,7 @@ def test_what_looks_at_several_channels_stops_it(node: onnx.NodeProto) -> None:
 
 
 def test_what_is_no_float_goes_to_the_head_as_it_is() -> None:
-    """A truth value, and whole numbers of both signs beyond what float32 holds."""
+    """Test a boolean, and integers of both signs that exceed the precision of float32."""
     nodes = [
         NODE('Greater', ['x', 'zero'], ['is_above']), NODE('ArgMax', ['x'], ['first'], axis=1),
         NODE('Sub', ['first', 'two'], ['signed']), NODE('Mul', ['signed', 'large'], ['many']),

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-A module that draws zeros and ones itself is a mask, whatever its name; other draws are refused.
+A module that draws zeros and ones becomes a mask, whatever its name; other draws are refused.
 
-The nets imitate what libraries contain. Passes of the untouched net, drawn by torch, are the
-reference; what they are compared with runs the net with masks.
+The nets imitate modules of libraries. The reference is passes of the unmodified net, drawn by
+torch; they are compared with the net run with masks.
 
 """
 
@@ -27,7 +27,7 @@ PLANES = (1, 4, HEIGHT, WIDTH)
 
 
 class Drops(nn.Module):
-    """In eval mode its input; in training mode times floor(keep + rand) / keep over some axes."""
+    """The identity; in training mode, the input times floor(keep + rand) / keep by some axes."""
 
     def __init__(self, rate: float, draws: Callable, keeps: Callable = lambda rate: 1 - rate,
                  scale: float | None = None) -> None:
@@ -59,7 +59,7 @@ def found(*modules: nn.Module) -> list[tuple]:
 
 
 class Compares(nn.Module):
-    """As written by hand: a comparison, and truth values used as `use` says."""
+    """A hand-written path: a comparison, whose booleans `use` applies."""
 
     def __init__(self, use: Callable) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ PROVEN = {
 
 
 def halves(x: torch.Tensor) -> torch.Tensor:
-    """Keep exactly one of two halves."""
+    """Keep exactly one of two halves of the channels."""
     kept = (torch.rand(len(x), 1, 1, 1) < 0.5).float()
     even = torch.arange(x.shape[1]).reshape(-1, 1, 1) % 2
     return x * (kept * even + (1 - kept) * (1 - even)) * 2
@@ -103,7 +103,7 @@ def test_what_a_module_drops_is_seen_by_running_it(name: str) -> None:
 
 
 class Wrapped(nn.Module):
-    """As torchlayers 0.1.1: contains its branch, and never runs it in training mode."""
+    """Like torchlayers 0.1.1: contains its branch, and never runs it in training mode."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,7 +116,7 @@ class Wrapped(nn.Module):
 
 
 class Branch(nn.Module):
-    """Contains its branch, and is the same in eval mode but for the draw."""
+    """Contains its branch; training mode only adds the random mask."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class Branch(nn.Module):
 
 
 class Decides(Branch):
-    """Runs its branch or not, as the draw says."""
+    """Runs its branch or not, depending on the draw."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training and not torch.bernoulli(torch.tensor(0.75)):
@@ -160,7 +160,7 @@ def test_the_callers_random_numbers_go_on_as_if_nothing_had_run() -> None:
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
     expected = random.random(), np.random.rand(), float(torch.rand([]))
     random.seed(3), np.random.seed(3), torch.manual_seed(3)
-    net = Net(Drops(0.3, of_rows))  # whose making seeds torch
+    net = Net(Drops(0.3, of_rows))  # the constructor seeds torch
     torch.manual_seed(3)
     find_dropout(net, HEIGHT, WIDTH)
     assert (random.random(), np.random.rand(), float(torch.rand([]))) == expected

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network of the package: its encoders, their weights, and what its export says."""
+"""The package's own network: its encoders, their weights, and a silent export."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_a_net_without_dropout_is_refused_and_nothing_else_is_said(
 ) -> None:
     with pytest.raises(GraphError, match='no dropout reaches'):
         compile_graph(export_marked(PyramidNet(5, DropoutPlan(head=0.0)).eval(), SPEC), SPEC)
-    # capfd sees what torch's exporter writes from C++, too.
+    # capfd also captures the C++ output of torch's exporter.
     assert capfd.readouterr() == ('', '')
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Every form of dropout of a torch net is found, and nothing else of the net is touched."""
+"""Every form of dropout in a torch net is found, and the rest of the net is unchanged."""
 
 from collections.abc import Callable
 import logging
@@ -23,7 +23,7 @@ HEIGHT, WIDTH = 6, 8
 
 
 class DropBlock2d(nn.Module):
-    """Only its name matters."""
+    """A module that is recognized by its name."""
 
     def __init__(self, p: float) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class _Silent(nn.Module):
         return None
 
 
-# --- the mode that the net runs in ---
+# --- training and eval mode of the net ---
 
 
 @pytest.mark.parametrize('training', [False, True])
@@ -202,7 +202,7 @@ def test_the_callers_net_is_left_as_it_is(training: bool) -> None:
 
 
 class DeepSupervision(nn.Module):
-    """In training mode it returns another thing: most such nets do."""
+    """A net with other outputs in training mode, as most nets with deep supervision."""
 
     def __init__(self, asks: bool) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ def test_a_net_whose_change_hides_dropout_is_refused() -> None:
         find_dropout(Tangled(), HEIGHT, WIDTH)
 
 
-# --- randomness that torch does not draw ---
+# --- randomness from other sources than torch ---
 
 
 def test_a_net_that_changes_by_itself_is_refused() -> None:

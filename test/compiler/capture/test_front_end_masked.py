@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The eager reference with masks is torch's own dropout; exported graphs are the reference."""
+"""The eager reference with masks equals torch's dropout; exported graphs equal the reference."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,7 +37,7 @@ IMAGE = np.random.default_rng(0).standard_normal((1, 3, HEIGHT, WIDTH), np.float
 
 @dataclass
 class Drawn:
-    """A call of torch's random generator: what it was asked for and gave."""
+    """A call of torch's random generator: the requested shape and the drawn values."""
 
     shape: tuple
     values: np.ndarray
@@ -45,7 +45,7 @@ class Drawn:
 
 @contextmanager
 def recorded() -> Iterator[list[Drawn]]:
-    """Take down every 0 and 1 that torch's dropout draws, whichever operation it is in."""
+    """Record every 0 and 1 that torch's dropout draws, in any operation."""
     from torch.utils._python_dispatch import TorchDispatchMode
 
     drawn: list[Drawn] = []
@@ -101,7 +101,7 @@ BODIES = {
 
 
 def masks_of(drops: tuple[Drop, ...], drawn: list[Drawn]) -> dict[str, np.ndarray]:
-    """Scale what torch drew, and lay it out as the cards do: T first, the batch left out."""
+    """Return torch's draws as masks in the layout of cards: scaled, T first, no batch axis."""
     masks = {}
     for drop, draw in zip(drops, drawn, strict=True):
         rows = draw.values / np.float32(1 - drop.p)
@@ -137,7 +137,7 @@ def random_masks(drops: tuple[Drop, ...], passes: int = 1) -> dict[str, np.ndarr
 
 
 def run_marked(model: onnx.ModelProto, masks: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """Run a marked graph, the markers multiplied by one pass of masks."""
+    """Run a marked graph, with each marker replaced by a product with its mask of one pass."""
     nodes, feed = [], {}
     for node in model.graph.node:
         if node.domain != MARKER_DOMAIN:
@@ -180,7 +180,7 @@ def test_the_graph_of_torch_export_is_the_reference(name: str) -> None:
 
 def test_a_net_the_older_exporter_cannot_write_goes_through_torch_export() -> None:
     class SoftPlus(nn.Module):
-        """As logaddexp, which the older exporter does not know."""
+        """Softplus as logaddexp, which the older exporter does not support."""
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.logaddexp(x, torch.zeros_like(x))
@@ -233,7 +233,7 @@ def test_every_tensor_of_the_result_is_an_output_by_name(shape: Callable, names:
         np.testing.assert_allclose(ours, theirs[name].numpy(), atol=2e-6)
 
 
-# --- the reference refuses ---
+# --- masks that the reference refuses ---
 
 
 def test_an_ill_fitting_mask_is_refused_and_a_missing_one_is_off() -> None:

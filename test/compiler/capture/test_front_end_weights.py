@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Weights load from every usual file, or the sentence says which keys do not fit."""
+"""Weights load from every usual kind of file, or the error names the keys that do not fit."""
 
 from collections import OrderedDict
 import os
@@ -80,7 +80,7 @@ def test_weights_of_another_net_are_refused_by_their_keys_and_change_nothing(
 
 
 class _Code:
-    """An object whose pickle would run code."""
+    """An object whose unpickling would run code."""
 
 
 @pytest.mark.parametrize(('content', 'message'), [
@@ -106,5 +106,5 @@ def test_files_without_a_state_dict_are_refused(tmp_path: Path, content, message
     with pytest.raises(TrainingError, match=message) as caught:
         load_weights(net(), path)
     said = str(caught.value).replace(str(path), 'w.pt')
-    # One line of plain letters, short enough for a terminal's two.
+    # One line of printable ASCII, at most two lines of a terminal.
     assert said.isascii() and said.isprintable() and len(said) < 220

@@ -1,9 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What drops in a pass is what drops after the net's own train(), however it is written.
+The dropout that is active in a pass is the dropout active after the net's own train().
 
-The untouched net, put into training mode by itself and with its normalisation in eval mode, is
-the reference.
+The reference is the unmodified net after train(), with its normalisation in eval mode.
 
 """
 
@@ -45,7 +44,7 @@ class Early(nn.Module):
 
 
 class Frozen(Early):
-    """As frozen encoders are written; train() returns nothing, which happens."""
+    """A typical frozen encoder; its train() returns None, which also occurs."""
 
     def train(self, mode: bool = True) -> None:
         super().train(mode)
@@ -53,7 +52,7 @@ class Frozen(Early):
 
 
 class FrozenFunction(Early):
-    """Drops by a function behind the mode of a module that train() leaves in eval mode."""
+    """Functional dropout that depends on a module that train() leaves in eval mode."""
 
     def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
@@ -66,7 +65,7 @@ class FrozenFunction(Early):
 
 
 class FrozenPath(Frozen):
-    """A path of its own randomness that train() leaves off."""
+    """A dropped path with its own random draws, which train() leaves off."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +79,7 @@ class OwnPath(nn.Module):
 
 
 class Always(Early):
-    """Monte Carlo dropout, on in both modes."""
+    """Dropout that is on in both modes."""
 
     def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
@@ -91,7 +90,7 @@ class Always(Early):
 
 
 class Merged(Early):
-    """As loralib: eval() merges a product into a weight, and dropout is on its way only."""
+    """Like loralib: eval() merges a product into a weight; only the unmerged path has dropout."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +114,7 @@ class Merged(Early):
 
 
 def own_passes(net: nn.Module, count: int) -> np.ndarray:
-    """Draw passes by torch of a net that was told train(), batch norm in eval mode."""
+    """Return passes of a net after train(), drawn by torch, with batch norm in eval mode."""
     net.eval()
     net.train()
     net.norm.eval()
@@ -176,7 +175,7 @@ class HeadOnly(Early):
 
 
 class FrozenHeadOnly(Early):
-    """Drops early after train(), and late after eval()."""
+    """The early dropout is on after train(), the late one after eval()."""
 
     def train(self, mode: bool = True) -> nn.Module:
         super().train(mode)
@@ -191,7 +190,7 @@ class NoEval(Early):
 
 
 class NoisyEval(Early):
-    """Noise in both modes."""
+    """A net with noise in both modes."""
 
     def __init__(self) -> None:
         super().__init__()

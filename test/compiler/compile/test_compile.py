@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-`uncertainty_seg compile`, run as a user runs it: a bundle the pipeline opens, or a sentence.
+`uncertainty_seg compile` from the command line: a bundle that the pipeline opens, or one sentence.
 
-The torch factories lie in a module of their own, in a folder on the path.
+The torch factories are in a separate module, in a folder on the path.
 
 """
 
@@ -133,7 +133,7 @@ def compile_(
 
 
 def sentence(result: tuple[int, str, str]) -> str:
-    """Return the one sentence of a refusal, after checking that nothing was written."""
+    """Return the one sentence of a refusal; asserts that nothing went to stdout."""
     code, out, err = result
     lines = [line for line in err.splitlines() if not line.startswith('WARNING')]
     assert code == 2
@@ -224,7 +224,7 @@ def test_noise_beside_dropout_is_left_out_where_allowed_and_stands_everywhere(
     assert code == 0 and err.startswith('WARNING: ')
     assert said['silenced'] == ['the net itself'] and said['silenced'][0] in err
     assert load_bundle('bundle').card.silenced == ('the net itself',)
-    # What the network draws itself is compared unsilenced.
+    # The network's own passes include the randomness that was silenced.
     assert said['distribution']['own_information'] > 2 * said['distribution']['information']
 
 

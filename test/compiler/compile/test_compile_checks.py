@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""`compile` accepts what float32 explains and nothing else."""
+"""`compile` accepts only differences that float32 rounding explains."""
 
 
 from conftest import tiny_card
@@ -28,7 +28,7 @@ def card(compiled: CompiledGraphs) -> ModelCard:
 
 
 class Network:
-    """The compiled network itself, with one logit off by a share of the spread."""
+    """The compiled network itself, with one logit changed by a share of the range."""
 
     def __init__(self, compiled: CompiledGraphs, card: ModelCard, share: float) -> None:
         self._run = compile_checks.NetworkRunner(compiled, card, None, None)._each
@@ -55,7 +55,7 @@ def test_another_network_is_refused_by_how_far_it_is(
 
 
 class UntouchedNetwork(Network):
-    """The same, in eval mode; it cannot run in float64."""
+    """The same in eval mode; it cannot run in float64."""
 
     def __call__(self, floats: np.ndarray) -> np.ndarray:
         return super().__call__(floats, {'mask_dropout_0': np.ones((1, 8, 4, 8), np.float32)})
@@ -78,15 +78,15 @@ def test_where_torch_is_inexact_itself_float64_decides(
     compiled: CompiledGraphs, card: ModelCard
 ) -> None:
     inexact, exact = Network(compiled, card, 2e-4), Network(compiled, card, 0)
-    # Ours equals float64, and torch's float32 is what is off.
+    # Ours equals float64; torch's float32 has the error.
     assert check_compiled(compiled, card, inexact, exact).masked_error < 1e-6
-    # Ours is as far from float64 as torch is: within what float32 explains.
+    # Ours differs from float64 as much as torch does, which float32 explains.
     assert 1e-5 < check_compiled(compiled, card, Network(compiled, card, 4e-4),
                                  inexact).masked_error < 2e-4
-    # Torch equals its float64, and ours is off: no excuse.
+    # Torch equals its float64, so that rounding does not explain our error.
     with pytest.raises(GraphError, match='differs from the network by 0.0001'):
         check_compiled(compiled, card, inexact, inexact)
-    # No noise excuses an error that could be seen.
+    # A visible error is refused, whatever the rounding.
     with pytest.raises(GraphError, match='at most 0.001'):
         check_compiled(compiled, card, Network(compiled, card, 4e-2),
                        Network(compiled, card, 2e-2))
@@ -95,7 +95,7 @@ def test_where_torch_is_inexact_itself_float64_decides(
 def test_an_image_that_is_another_in_its_last_bit_shows_what_float32_may_do(
     card: ModelCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A difference of two large numbers, of which an ONNX file has no float64."""
+    """Use a difference of two large numbers; an ONNX file cannot be run in float64."""
     rough = net('element')
     weights = next(t for t in rough.graph.initializer if t.name == 'w1')
     values = 3e3 * numpy_helper.to_array(weights)
@@ -105,7 +105,7 @@ def test_an_image_that_is_another_in_its_last_bit_shows_what_float32_may_do(
     half = numpy_helper.to_array(last)[:, :4]
     last.CopyFrom(numpy_helper.from_array(np.concatenate([half, -half], 1), 'w2'))
     compiled = compile_graph(rough, SPEC)
-    session = compile_checks.session_of  # as if optimisation reordered no sum
+    session = compile_checks.session_of  # disables optimisations, which reorder sums
     monkeypatch.setattr(compile_checks, 'session_of', lambda model, _level=True: session(model))
     assert 1e-5 < check_compiled(compiled, card).still_error < 1e-3
     monkeypatch.setattr(compile_checks, '_NEIGHBOURS', 0)

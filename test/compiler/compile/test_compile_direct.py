@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Bundles of a single pass and of `direct`, from a torch net to the maps of the pipeline."""
+"""Bundles of the methods `single` and `direct`, from a torch net to the pipeline's maps."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def compiled(net: torch.nn.Module, folder: Path, method: str, **options: object)
 
 
 def maps_of(bundle: ModelBundle, name: str = 'onnxruntime', **changes: object) -> UncertaintyMaps:
-    """Return the maps that the pipeline makes of the image, after its own checks."""
+    """Return the pipeline's maps of the image, after its own checks."""
     settings = Settings(threads=1, **changes)
     backend = open_backend(name, bundle, settings)
     with Pipeline(bundle, backend, settings, temperature=1.0) as pipeline:
@@ -105,7 +105,7 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
     import onnx
     from onnx import helper
 
-    # What the net cannot be trained to, a broken device may still hand over.
+    # A value that the net cannot be trained to, but that a broken device may return.
     trunk = onnx.load(str(bundle.passes_path))
     split = next(n for n in trunk.graph.node if 'noise_s' in n.output)
     split.output[1] = 'noise_before'
@@ -122,7 +122,7 @@ def test_a_log_variance_that_overflows_is_finite_or_not_confident(
     assert is_nan or np.isfinite(maps.confidence).all()
     assert is_nan or maps.confidence.max() < confidence
     if not is_nan and log_variance > 0:
-        assert maps.aleatoric.min() > 0.8  # the winner of a sample is as good as drawn by lot
+        assert maps.aleatoric.min() > 0.8  # the class of a sample is almost random
 
 
 @pytest.mark.parametrize('way, method, options, words', [

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Passes of masks are compared with those that the network draws itself, by known wrong masks.
+The comparison of passes with masks and passes that the network draws detects wrong masks.
 
-A network is compiled, and another with the same weights and other randomness is taken for its
-own: that is what a compiler does which mistakes the randomness.
+A network is compiled, and compared with another one of equal weights and different randomness,
+which has the effect of a compiler that gets the randomness wrong.
 
 """
 
@@ -37,12 +37,12 @@ SPEC = InputSpec(24, 16, 'stretch', 'rgb', (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 @pytest.fixture(autouse=True)
 def _time_for_all_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not let a busy computer lower the number of passes."""
+    """Disable the time limit, which lowers the number of passes on a busy computer."""
     monkeypatch.setattr(sample_checks, 'SECONDS', 1e6)
 
 
 class Path(nn.Module):
-    """Drops by `axes` of a tensor's four, at `rate`, and divides by what it keeps."""
+    """Drops with one draw for each element of the first `axes` axes, and divides by `keeps`."""
 
     def __init__(self, rate: float, axes: int = 1, keeps: float | None = None) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Path(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A residual branch whose path is dropped; three classes at half the size."""
+    """A residual branch with a dropped path; three classes at half the size."""
 
     def __init__(self, path: nn.Module, shape: str = 'logits') -> None:
         super().__init__()
@@ -79,7 +79,7 @@ def card_of(compiled: CompiledGraphs) -> ModelCard:
     return tiny_card(
         name='small', class_names=names, palette=((0, 0, 0),) * len(names), input=SPEC,
         dropout_sites=compiled.sites, logits_shape=compiled.logits_shape,
-        passes=DEFAULT_PASSES)  # of fewer all may keep a path that is rarely dropped
+        passes=DEFAULT_PASSES)  # fewer may all keep a rarely dropped path
 
 
 def compared(
@@ -132,4 +132,4 @@ def test_equal_samples_are_larger_than_all_shuffles_as_rarely_as_said() -> None:
         p = (np.exp(z) / np.exp(z).sum(1, keepdims=True)).astype(np.float32)
         found, shuffled = shuffled_measures(p[:24], p[24:])
         alarms += sum(f > s.max() for f, s in zip(found, shuffled, strict=True))
-    assert alarms <= 5  # 600 measures, one in a thousand each: 0.6 are expected
+    assert alarms <= 5  # 600 measures at a rate of 1/1000: 0.6 are expected

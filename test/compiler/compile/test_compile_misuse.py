@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Wrong command lines of `uncertainty_seg compile`: one sentence each, in the package's own words.
+Wrong command lines of `uncertainty_seg compile`: one sentence each, written by the package.
 
-A sentence says what came and what was expected; it repeats no message of Python, of the system or
-of a library, other than of the user's own code.
+A sentence states the given and the expected value. It does not repeat messages of Python, the
+system or a library, except those of the user's own code.
 
 """
 
@@ -47,7 +47,7 @@ def grey():
 def needs(size):
     return Net()
 """
-# What a parser, the system, torch or protobuf say.
+# Fragments of messages of parsers, the system, torch or protobuf.
 FOREIGN = re.compile(
     r"\[Errno|Error\(|Error:|invalid literal|must be in range|has no len|'NoneType|object is not|"
     'Wire format|deserializ|codec|char 0|<unicode|\\.partial|https:')
@@ -67,7 +67,7 @@ FILES = {
 
 
 def run(words: dict[str, str | list[str] | None], capsys: pytest.CaptureFixture[str]) -> str:
-    """Run a command line whose arguments are changed or added; return the refusing sentence."""
+    """Run a command line with changed or added arguments; return the sentence of the refusal."""
     line = ['compile']
     for name, value in {**ALWAYS, **words}.items():
         values = [value] if isinstance(value, str) else value or []

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What a network puts out becomes logits of the image's classes, or is refused in a sentence."""
+"""Outputs of a network become logits of the image's classes, or are refused with a sentence."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ End = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Ending(nn.Module):
-    """Logits of a stride, with dropout before them, and what a function of x and z ends with."""
+    """Dropout and logits z at a stride, then the output `end(x, z)`."""
 
     def __init__(self, end: End, classes: int = 3, stride: int = 4) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ def image_of(width: int, height: int) -> np.ndarray:
 
 def compiled(net: nn.Module, folder: Path, size: tuple[int, int] = (64, 48),
              classes: tuple[str, ...] = CLASSES, **options: object) -> object:
-    # With 256 passes, the default, comparing would take most of the time.
+    # The default comparison of 256 passes would take most of the time.
     return compile_network(net, folder / 'bundle', size, classes, mean=(0.5,) * 3,
                            std=(0.25,) * 3, passes=3, full_weights=True, compare_passes=16,
                            **options)
@@ -71,12 +71,12 @@ def test_logits_of_any_size_are_upsampled_as_the_network_and_then_torch_do(
     net, image = Ending(SIZES[end]), image_of(*size)
     bundle = compiled(net, tmp_path, size).bundle
     theirs = torch.from_numpy(logits_of(net, image))
-    # What the network leaves to do is one bilinear upsampling, if anything.
+    # The network may lack one bilinear upsampling.
     theirs = F.interpolate(theirs, size[::-1], mode='bilinear').numpy()
     np.testing.assert_allclose(logits_written(bundle, image), theirs, atol=2e-5)
 
 
-# What follows the activation, the classes, and what is declared.
+# Name -> output function, number of channels, and the declared activation.
 PROBABILITIES: dict[str, tuple[End, int, str]] = {
     'clamped sigmoid': (lambda x, z: z.sigmoid().clamp(1e-4, 1 - 1e-4), 1, 'sigmoid'),
     'second channel of a softmax': (lambda x, z: z.softmax(1)[:, 1:2], 2, 'sigmoid'),
@@ -90,7 +90,7 @@ PROBABILITIES: dict[str, tuple[End, int, str]] = {
 
 
 def probabilities(values: np.ndarray) -> np.ndarray:
-    """Return the probabilities of all classes, of one channel or of several."""
+    """Return the probabilities of all classes, from one channel or from several."""
     return np.concatenate([1 - values, values], 1) if values.shape[1] == 1 else values
 
 
@@ -143,7 +143,7 @@ def test_what_contradicts_the_network_is_refused_in_a_sentence(tmp_path: Path, c
     assert not (tmp_path / 'bundle').exists()
 
 
-# What ends a network that no logit passes: function, classes, what the sentence says.
+# Bounded outputs, which are not logits: function, classes, words of the error.
 BOUNDED: dict[str, tuple[End, int, str]] = {
     'tanh': (lambda x, z: z.tanh(), 3, 'Tanh'),
     'tanh of one channel': (lambda x, z: z.tanh(), 1, 'Tanh'),

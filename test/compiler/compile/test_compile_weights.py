@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The files that are written compute what the torch net does, whatever their weights are."""
+"""The written files compute the torch net's output, for any weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IMAGE = np.random.default_rng(7).integers(0, 256, (1, 48, 64, 3), np.uint8)
 
 
 class Small(nn.Module):
-    """Three convolutions, the second of which may be followed by a GroupNorm, and dropout."""
+    """Convolutions with dropout, and an optional GroupNorm after the second."""
 
     def __init__(self, scale: float = 1.0, depth: int = 1, norm: bool = True) -> None:
         super().__init__()

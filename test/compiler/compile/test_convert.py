@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A bundle in another precision runs, says what it is, and comes uncalibrated; so for signing."""
+"""A bundle in another precision runs, states its precision, and is uncalibrated; signing."""
 
 import json
 from pathlib import Path

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Networks found from outside come out right, or are refused with their reason.
+Networks from other projects compile correctly, or are refused with a reason.
 
-Right means that passes are, in distribution, those that the network draws itself: torch in
-training mode, or ONNX Runtime with the file as it came.
+Correctly means that the passes have the distribution of those that the network draws itself: in
+torch in training mode, or in ONNX Runtime with the original file.
 
 """
 
@@ -30,7 +30,7 @@ WIDTH, HEIGHT, CLASSES = 24, 16, ['a', 'b', 'c']
 
 
 class Segmenter(nn.Module):
-    """A layer, the function or module under test, dropout with a rate if any, a classifier."""
+    """A layer, the function or module under test, dropout unless `rate` is 0, a classifier."""
 
     def __init__(self, body: Callable | nn.Module, rate: float = 0.3) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ def test_a_network_without_passes_of_its_own_may_draw_what_it_likes(
 
 
 def file_of(folder: Path, flags: tuple[bool | None, ...], rate: float = 0.5) -> Path:
-    """Write a network with a dropout for each flag, its training_mode; None for none stated."""
+    """Write a network with a dropout for each flag, its training_mode; None omits the input."""
     rng = np.random.default_rng(0)
     weights = {'w': rng.normal(size=(8, 3, 3, 3)), 'v': 2 * rng.normal(size=(3, 8, 1, 1))}
     tensors = [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()]
@@ -190,7 +190,7 @@ def test_passes_of_a_file_are_those_that_onnx_runtime_draws(tmp_path: Path) -> N
     still = network(image)
     assert np.array_equal(still, network(image)) and passes.std(0).min() > 0
     assert abs(passes.mean(0) - still[0]).mean() < 0.15 * passes.std(0).mean()
-    # Each element of the image has draws of its own, from the first one on.
+    # Every element has independent draws, the first one included.
     assert 0.2 < np.mean(passes[:, 0, 0, 0] > still[0, 0, 0, 0]) < 0.8
 
 
@@ -210,7 +210,7 @@ def _as(init: Callable, other: onnx.ModelProto) -> Callable:
 
 @pytest.mark.release
 def test_the_noise_of_float32_is_that_of_the_passes_compared(tmp_path: Path) -> None:
-    """A U-Net with injected dropout was refused, since it was that without dropout."""
+    """Compile a U-Net with injected dropout, refused when the noise was that without dropout."""
     pytest.importorskip('segmentation_models_pytorch')
     import zoo
 

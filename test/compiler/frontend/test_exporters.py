@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What torch's two exporters write, in every opset they can, computes the same afterwards."""
+"""Files of torch's two exporters, in every opset, compute the same after the front end."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ LEFT = {'Shape', 'Size', 'Gather', 'If', 'Loop', 'Range', 'ConstantOfShape', 'Ca
 
 
 class Net(torch.nn.Module):
-    """Convolutions, norms, activations, attention, and sizes read off tensors."""
+    """Convolutions, norms, activations, attention, and sizes computed from tensors."""
 
     def __init__(self, has_attention: bool = True) -> None:
         super().__init__()

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Files that cannot be read, and graphs that some runtime would read wrong, are said to be so."""
+"""Unreadable files, and graphs that some runtime would run wrongly, are reported."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_more_weights_than_one_file_holds_are_refused(
 
 
 def clean() -> onnx.ModelProto:
-    """Make a head: features and masks to logits and a statistic."""
+    """Make a head from features and masks to logits and a statistic."""
     nodes = [N('Mul', ['f', 'mask_a'], ['m']), N('Conv', ['m', 'w'], ['logits']),
              N('ReduceMax', ['logits', 'one'], ['sum_p'])]
     model = make(nodes, {'w': values(4, 3, 1, 1), 'one': np.array([1])}, OPSET, source='f',

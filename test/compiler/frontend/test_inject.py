@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Dropout goes where it was asked for, and what can never be compiled is refused by name."""
+"""Dropout is injected at the requested places; operators that cannot compile are named."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ I64 = np.int64
 
 
 def unet(upsampling: str = 'Resize') -> onnx.ModelProto:
-    """One level down and up again, two blocks behind the upsampling, logits resized."""
+    """Make a net with one level down and up, two blocks after the upsampling, resized logits."""
     up = (N('Resize', ['d2', '', 'twice'], ['u'], name='up', mode='linear')
           if upsampling == 'Resize' else
           N('ConvTranspose', ['d2', 'wt'], ['u'], name='up', strides=[2, 2]))
@@ -106,7 +106,7 @@ def test_a_network_without_a_decoder_says_so() -> None:
 
 
 def test_logits_of_two_convolutions_are_dropped_before_both_and_nowhere_else() -> None:
-    """As in LR-ASPP, whose first classifier reads what the rest of the encoder reads too."""
+    """Use LR-ASPP's form, whose first classifier shares its input with the encoder."""
     nodes = [N('Conv', ['x', 'w'], ['c']), N('Relu', ['c'], ['low']),
              N('Conv', ['low', 'v'], ['d']), N('Relu', ['d'], ['high']),
              N('Conv', ['low', 'v'], ['p']), N('Conv', ['high', 'v'], ['q']),

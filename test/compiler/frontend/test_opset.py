@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network of any opset from 11 on computes the same in the opset that ships, or is refused."""
+"""A network of any opset from 11 computes the same in the bundle's opset, or is refused."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_large_weights_survive_the_way_up_bit_by_bit() -> None:
     assert [i.name for i in model.graph.input] == ['x']
 
 
-# Written in another way in the opset than in that which ships, or stated for some axes only.
+# Nodes that the bundle's opset writes differently, or defines for some axes only.
 SAME: dict[str, tuple[int, list[onnx.NodeProto], dict[str, Any]]] = {
     'reduction': (17, [N('ReduceMean', ['x'], ['y'], axes=[2, 3])], {}),
     'reduction of a list': (18, [N('ReduceMax', ['x', 'a'], ['y'])], {'a': np.array([-1], I64)}),

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The one output is logits of planes; its softmax is what the network said."""
+"""The single output is logits (1, C, h, w), whose softmax is the network's output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ I64 = np.int64
 
 def net(nodes: list[onnx.NodeProto], tensors: dict[str, Any] | None = None, classes: int = 4,
         outputs: tuple[str, ...] = ('y',), made: int = TensorProto.FLOAT) -> onnx.ModelProto:
-    """3 -> 8 -> C channels to `z` (1, C, 8, 16), and then the nodes."""
+    """Make a net of 3 -> 8 -> C channels to `z` (1, C, 8, 16), followed by the nodes."""
     weights = {'w1': values(8, 3, 3, 3), 'b1': values(8), 'w2': values(classes, 8, 1, 1),
                'b2': values(classes)}
     body = [N('Conv', ['x', 'w1', 'b1'], ['c'], pads=[1] * 4), N('Relu', ['c'], ['r']),
@@ -183,7 +183,7 @@ def test_what_has_no_exact_way_back_to_logits_is_refused(
         to_logits(net(nodes, tensors, made=made), None, classes)
 
 
-# --- lists of as many places as classes, and a vector ---
+# --- flattened planes with as many pixels as classes, and a vector ---
 
 PLACES_8 = [N('Resize', ['z', '', '', 'size'], ['s']), N('Reshape', ['s', 'list'], ['f']),
             N('Transpose', ['f'], ['y'], perm=[0, 2, 1])]

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A network of one size: the image is found, shape arithmetic is gone, the values are the same."""
+"""A network of fixed size: the image input is found, shape arithmetic folded, values equal."""
 
 from __future__ import annotations
 
@@ -229,7 +229,7 @@ def test_a_second_input_is_refused_by_name() -> None:
 
 def test_a_network_that_contradicts_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def infer(*args: Any, **kwargs: Any) -> onnx.ModelProto:
-        raise onnx.shape_inference.InferenceError('ranks differ')  # which ones, versions decide
+        raise onnx.shape_inference.InferenceError('ranks differ')  # depends on the version
 
     monkeypatch.setattr(onnx.shape_inference, 'infer_shapes', infer)
     with pytest.raises(GraphError, match=r'onnx finds the network wrong \(ranks differ\)'):
@@ -240,7 +240,7 @@ def test_a_network_that_contradicts_itself_is_refused(monkeypatch: pytest.Monkey
     (('x', 'none'), ['Relu']), (('none', 'x'), ['Relu']), (('none', 'x', 'x'), ['Concat', 'Relu']),
 ])
 def test_a_join_leaves_out_what_has_no_channels(parts: tuple[str, ...], left: list[str]) -> None:
-    # segmentation_models_pytorch: the skip of a stage that an encoder of timm does not have.
+    # From segmentation_models_pytorch: the empty skip of a stage that timm's encoder lacks.
     nodes = [N('Concat', list(parts), ['j'], axis=1), N('Relu', ['j'], ['y'])]
     static = require_same(make(nodes, {'none': np.zeros((1, 0, 8, 16), np.float32)}))
     assert ops(static) == left
@@ -256,16 +256,16 @@ FLAT = N('Reshape', ['x', 'all'], ['flat'])
 def test_what_is_picked_of_a_flat_image_keeps_its_batch(
     picks: np.ndarray, left: list[str]
 ) -> None:
-    # torch.export writes as_strided of a batch of 1 so, in the pooling of UPerNet.
+    # torch.export's form of as_strided for a batch of 1, in the pooling of UPerNet.
     nodes = [FLAT, N('Gather', ['flat', 'picks'], ['g']), N('Relu', ['g'], ['y'])]
     static = require_same(make(nodes, {'all': ints(-1), 'picks': picks}))
     assert ops(static) == left
     gather = [node for node in static.graph.node if node.op_type == 'Gather']
-    assert all(node.attribute[0].i == 1 for node in gather)  # and not along the batch
+    assert all(node.attribute[0].i == 1 for node in gather)  # not along the batch axis
 
 
 def block(*bounds: tuple[int, int, int]) -> np.ndarray:
-    """Return the indices (..., k) of a block, as range takes its bounds."""
+    """Return the indices (..., k) of a block; the bounds are arguments of range."""
     return np.stack(np.meshgrid(*(np.arange(*b) for b in bounds), indexing='ij'), -1)
 
 

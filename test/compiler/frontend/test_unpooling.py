@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Max unpooling is what torch computes, before and after dropout, one pass and several at once.
+Max unpooling equals torch's, before and after dropout, for one pass and several at once.
 
-The network is exported by torch as users do it, and compared with torch itself, given the masks.
+The network is exported by torch as users do, and compared with torch run with the same masks.
 
 """
 
@@ -37,7 +37,7 @@ FORMS = {
 
 
 class Unpooled(torch.nn.Module):
-    """Pooling, something in between, unpooling; `early` masks what is pooled, `late` the rest."""
+    """Pooling, a layer, unpooling; `early` masks the pooling's input, `late` the unpooling's."""
 
     def __init__(
         self, kernel: int, stride: int, pad: int = 0, size: tuple[int, int] | None = None
@@ -47,7 +47,7 @@ class Unpooled(torch.nn.Module):
         self.first, self.middle = (torch.nn.Conv2d(i, 4, 3, padding=1) for i in (3, 4))
 
     def forward(self, x: torch.Tensor, early: torch.Tensor, late: torch.Tensor) -> torch.Tensor:
-        y = self.first(x).relu() * early  # ReLU makes ties in many windows
+        y = self.first(x).relu() * early  # ReLU causes ties in many windows
         how = self.kernel, self.stride, self.pad
         small, at = torch.nn.functional.max_pool2d(y, *how, return_indices=True)
         small = self.middle(small) * late
@@ -57,7 +57,7 @@ class Unpooled(torch.nn.Module):
 
 @functools.cache
 def written(form: str) -> tuple[Unpooled, bytes]:
-    """Export with torch.export, the masks as inputs."""
+    """Export with torch.export, with the masks as inputs."""
     how, size = FORMS[form]
     torch.manual_seed(1)
     net, ones = Unpooled(*how), [torch.ones(1, 4, 1, 1) for _ in range(2)]
@@ -67,7 +67,7 @@ def written(form: str) -> tuple[Unpooled, bytes]:
 
 
 def exported(form: str, drops: str) -> onnx.ModelProto:
-    """Put dropout of channels in where the masks are."""
+    """Replace the products with masks by channel dropout."""
     model = onnx.load_from_string(written(form)[1])
     inputs = {info.name: info for info in model.graph.input}
     for node in model.graph.node:

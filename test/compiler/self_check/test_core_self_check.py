@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Maps held against a reference: what is the same passes, and each fault is found by its check."""
+"""Comparison of maps with a reference: equal passes pass, and each fault fails its check."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ NUM_PIXELS = HEIGHT * WIDTH
 
 
 def probabilities(seed: int = 0) -> np.ndarray:
-    """Return passes that are sure on the left of the picture and unsure on the right."""
+    """Return passes that are certain on the left of the image and uncertain on the right."""
     draws = np.random.default_rng(seed).gamma(
         np.geomspace(0.02, 2, WIDTH), size=(PASSES, 4, HEIGHT, WIDTH)) + 1e-9
     return draws / draws.sum(1, keepdims=True)
 
 
 def maps(seed: int = 0, **changed: np.ndarray) -> UncertaintyMaps:
-    """Return maps at the grid; what is changed changes no other, as a fault of one would."""
+    """Return maps at the grid; a changed map leaves the others, as a fault in one map would."""
     found = grid_maps(sums_of_logits(np.log(probabilities(seed))))
     right = {name: getattr(found, name) for name in (*MAP_NAMES, 'confidence', 'label')}
     for name, values in {**right, **changed}.items():
@@ -156,6 +156,6 @@ def test_the_scores_that_are_held_to_limits_are_those_of_the_gate() -> None:
     limits = {'corner': 0.5, 'other': 0.1}
     assert difference(found, right, PASSES, limits, score).score == pytest.approx(0.5)
     assert difference(found, right, PASSES, {'other': 0.1}, score).score == 0
-    # A limit whose score nobody computed must not count as kept.
+    # A limit without a computed score must not pass.
     with pytest.raises(KeyError):
         difference(found, right, PASSES, {'missing': 0.1}, score)

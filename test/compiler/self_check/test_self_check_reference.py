@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The reference of the self-check is the definition, for every kind of bundle."""
+"""The self-check's reference agrees with the definitions, for every kind of bundle."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from uncertainty_seg.core.uncertainty import sums_of_logits
 from uncertainty_seg.errors import BackendUnavailableError
 from uncertainty_seg.storage.model_bundle import load_bundle
 
-# Of a seed without two equal channels, whose votes rounding would decide.
+# A seed without equal channels, for which rounding would decide the votes.
 IMAGE = np.random.default_rng(2).integers(0, 256, (TINY_HEIGHT, TINY_WIDTH, 3), np.uint8)
 TEMPERATURE = 0.7
 
 
 def logits(bundle: ModelBundle, masks: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Work out by hand what the tiny network gives."""
+    """Return the tiny network's logits, computed by hand."""
     blocks = IMAGE.reshape(12, 4, 16, 4, 3).mean((1, 3), dtype=np.float64) / 255
     return blocks.transpose(2, 0, 1)[None] * masks['drop'] * 8
 

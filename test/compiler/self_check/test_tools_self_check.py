@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The self-check passes the shipped runtimes, and finds what a backend can get wrong."""
+"""The self-check passes for the shipped runtimes, and detects faults of a backend."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from uncertainty_seg.core.uncertainty import grid_maps, PassSums
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
-# Of dropout: its passes can be counted, exchanged and repeated one by one.
+# A bundle with dropout, whose passes can be counted, exchanged and repeated individually.
 BUNDLE = 'pipeline'
 PASSES = 6
 Change = Callable[[PassSums, int], PassSums]
 
 
 class Twisted:
-    """A real backend whose result is changed; `masks` changes what it is given."""
+    """A real backend whose result is changed; `masks` changes its input masks."""
 
     def __init__(self, change: Change = lambda sums, run: sums, masks: Any = None) -> None:
         self._inner = OnnxRuntimeBackend(load_bundle(BUNDLE), Settings(threads=1))
@@ -65,7 +65,7 @@ class Twisted:
 
 
 class Memo:
-    """The reference, run once for each image and masks."""
+    """The reference with a cache by image and masks."""
 
     def __init__(self) -> None:
         self._inner = Reference(load_bundle(BUNDLE), 1)
@@ -119,7 +119,7 @@ def test_a_sound_backend_passes(reference: Memo, images: Any, precision: str) ->
 @pytest.mark.parametrize('precision', ['fp32', 'fp16'])
 def test_wrong_maps_fail_their_check(
         reference: Memo, images: Any, change: Change, expected: set[str], precision: str) -> None:
-    # Rounding to fp16 moves more votes than these few.
+    # Rounding to fp16 changes more votes than this fault.
     few = {'vote_share'} if precision == 'fp16' else set()
     assert expected - few <= failed(Twisted(change), reference, plan(images, precision))
 
@@ -224,7 +224,7 @@ def test_the_shipped_runtimes_pass(
     assert values['precision'] == 'fp32'
     assert set(values['latency_ms']) == {'trunk', 'passes', 'total'}
     assert any(line.startswith('score ') and ' ok ' in line for line in lines)
-    assert max(len(line) for line in lines[1:-1]) <= 110  # the first has names of any length
+    assert max(len(line) for line in lines[1:-1]) <= 110  # the first contains names of any length
     assert values['record'] == str(cache / RECORD_FILE)
 
 
@@ -236,7 +236,7 @@ def test_a_failure_is_exit_code_1_and_kept(
     records = json.loads((cache / RECORD_FILE).read_text())
     assert [(record['is_passed'], 'onnxruntime' in key) for key, record in records.items()] == [
         (False, True)]
-    # What failed is not refused when it is checked again.
+    # A bundle that failed can be checked again.
     assert call('--set', 'backend=onnxruntime') == 1
 
 
