@@ -294,7 +294,7 @@ def _reviews(folder: Path, stems: Sequence[str], dive: str) -> dict[str, FrameRe
         stem: FrameReview(True, NO_RECORD, CONTROL) for stem in stems}
     has_blocks = (folder / BLOCKS_FILE).is_file()
     blocks = read_blocks(folder / BLOCKS_FILE if has_blocks else None, stems).tolist()
-    # A frame that is a block of its own has no dive.
+    # A frame that forms its own block has no dive.
     return {stem: dataclasses.replace(
         written[stem], dive=written[stem].dive or dive if block in (stem, f'frame {stem}')
         else written[stem].dive or block) for stem, block in zip(stems, blocks, strict=True)}

@@ -174,7 +174,7 @@ def read_coco(path: Path, table: ExportedFrames) -> Iterator[Labelled]:
     """
     Read COCO: the JSON file, or a folder with it.
 
-    Reads also polygons, as pycocotools draws them, and datumaro's conversions of other tools'
+    Also reads polygons, as pycocotools draws them, and datumaro's conversions of other tools'
     labels. A frame is marked as finished by ``"reviewed": true`` in its image, or in the
     attributes of all its annotations.
     """

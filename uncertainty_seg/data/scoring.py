@@ -536,7 +536,7 @@ class ShardEngine:
         card = pipeline.card
         settings = {name: value for name, value in to_dict(self.settings).items()
                     if name not in _OF_THE_MACHINE}
-        del settings['model']  # it has a field of its own
+        del settings['model']  # it has its own field
         if self._bundle.calibration is not None:
             del settings['uncalibrated']  # without effect on a calibrated bundle
         return TableInfo(

@@ -74,7 +74,7 @@ PARQUET = 'selection.parquet'
 METADATA_KEY = b'uncertainty_seg.selection'
 # Bits by which a picture's hash may differ: releases of a JPEG decoder round differently.
 _DECODERS_DIFFER = 2
-# Columns that say what and where a frame is.
+# Columns that identify and locate a frame.
 _WHERE = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'stamp_ns', FILE_COLUMN)
 Row = dict[str, Any]
 
@@ -82,7 +82,7 @@ Row = dict[str, Any]
 @dataclass(frozen=True)
 class SelectionOutcome:
     """
-    What was chosen, from what, and how.
+    What was chosen, from which rows, and how.
 
     Attributes
     ----------

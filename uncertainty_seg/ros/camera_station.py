@@ -49,7 +49,7 @@ from uncertainty_seg.ros.verdict_owner import VerdictOwner
 from uncertainty_seg.storage.frame_log.log import FrameLog
 
 SILENCE_HINT_S = 5.0
-# Images lost in transport that are reported; each check keeps this share of the earlier count.
+# Report a loss from this many images on; each check keeps this share of the earlier count.
 MANY_LOST, LOSS_KEPT = 3, 0.8
 _log = logging.getLogger(__name__)
 

@@ -285,7 +285,7 @@ class Health:
 
     @property
     def level(self) -> bytes:
-        """OK for usable frames in time; WARN while not active; ERROR without usable frames."""
+        """Return OK for usable frames in time, WARN while inactive, ERROR for no usable frame."""
         if not self._is_active:
             return DiagnosticStatus.WARN
         if self.is_stale or self.statistics.is_faulty or self.rival:

@@ -466,7 +466,7 @@ def keep_frames_on_the_heap() -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node, by default with the process's arguments, until a signal; its exit code."""
+    """Run the node until a signal; return the exit code. None: the process's arguments."""
     keep_frames_on_the_heap()
     faulthandler.enable()  # prints each thread's stack if systemd's watchdog aborts the process
     return node_life.run_program(PROGRAM, ABOUT, args, _run)

@@ -148,7 +148,7 @@ class NameClaim:
         return self.refusal or (WITHHELD if self._contest.age_s < WITHHELD_S else '')
 
     def wait(self, is_stopping: Callable[[], bool] = lambda: False) -> None:
-        """Listen before anything is published; ConfigError if the name is taken."""
+        """Listen before publishing; if the name is taken, destroy the node: ConfigError."""
         while not is_stopping() and not self._lost.wait(PERIOD_S / 2):
             look_s = LOOK_AT_GHOST_S if self._num_named() > 1 else LOOK_S
             if self._contest.age_s >= look_s and self._num_turns >= LOOK_TURNS:
@@ -239,7 +239,7 @@ class NameClaim:
 PROBE_S, LONGEST_PROBE_S = 3.0, 20.0
 # How long in offered deadlines: a node repeats its flag every half deadline.
 PROBE_DEADLINES = 2
-# From here on a deadline means none, which reads as centuries.
+# From here on a deadline means none: rmw reports none as centuries.
 UNLIMITED_S = 1e6
 # Own flags that may be in transit when counting begins.
 MAX_ON_THE_WAY = 2

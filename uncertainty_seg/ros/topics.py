@@ -60,7 +60,7 @@ def image_topic(node: Node, transport: str, camera: str = '') -> str:
 
 
 def camera_info_topic(node: Node, camera: str = '') -> str:
-    """Return `camera_info` where it is remapped, else the one beside the image."""
+    """Return the topic `camera_info` if it is remapped, else the one beside the image."""
     own = input_topic('camera_info', camera)
     topic = str(node.resolve_topic_name(own))
     if topic != node.resolve_topic_name(own, only_expand=True):

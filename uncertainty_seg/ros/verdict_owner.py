@@ -109,7 +109,7 @@ class VerdictOwner:
     ) -> Verdict:
         """Publish false for a good frame; it keeps its score ratio, and is not worth a label."""
         verdict = activation.pipeline.fault(veto)
-        if veto == WITHHELD:  # not a fault: each start begins so
+        if veto == WITHHELD:  # not a fault: every start begins this way
             verdict = replace(verdict, kind='recovering')
         self._answer(activation, verdict, about, result)
         return replace(verdict, score_ratio=score_ratio)

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Procedural pipeline inspections: labelled scenes, dives with events, damages; parts of the demo.
+Procedural pipeline inspections: labelled scenes, dives with events, and parts of the demo.
 
 The same seed gives the same bytes.
 

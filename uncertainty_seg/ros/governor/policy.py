@@ -68,7 +68,7 @@ class SpeedSettings:
 
     @property
     def period_s(self) -> float:
-        """How often the factor is published: 10 times a second, and twice within the deadline."""
+        """Return the period of the factor, s: at most 0.1, and at most half the deadline."""
         return min(0.1, self.deadline_s / 2)
 
 
