@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The first network of an ensemble as a bundle of its own: what one network costs and is worth alone.
+The first network of an ensemble as a separate bundle, to measure its cost and quality alone.
 
-With a mask that chooses the first member the trunk still runs them all.
+A mask that selects the first member is not enough: the trunk would still run all members.
 
 """
 
@@ -21,7 +21,7 @@ def first_member(bundle: ModelBundle, folder: Path) -> ModelBundle:
     """
     Write the first member of an ensemble to a folder, with the ensemble's calibration in memory.
 
-    It needs onnx. Raises ModelBundleError if the graphs are not those that compile writes of an
+    It needs onnx. Raises ModelBundleError if the graphs are not those that compile writes for an
     ensemble.
     """
     import onnx.utils
@@ -43,7 +43,7 @@ def first_member(bundle: ModelBundle, folder: Path) -> ModelBundle:
         joined.type.tensor_type.shape.dim[0].dim_value = 1
     passes.graph.node.remove(next(n for n in passes.graph.node if MEMBER in n.input))
     passes.graph.input.remove(next(v for v in passes.graph.input if v.name == MEMBER))
-    # ONNX Runtime runs what leads to no output, too.
+    # ONNX Runtime would also run the nodes that lead to no output.
     trunk = onnx.utils.Extractor(trunk).extract_model(
         [value.name for value in trunk.graph.input], [value.name for value in trunk.graph.output])
     card = replace(bundle.card, method='single', members=0, dropout_sites=(), passes=1)

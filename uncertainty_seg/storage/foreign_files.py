@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Files that somebody else wrote: how large and how deep they may be, and the names in them.
+Read foreign files within bounds: of their size, their nesting depth and the names in them.
 
-What is too large, too deep or not a plain name is a ValueError with the reason; the reader of a
-format, which catches that of a damaged file too, makes a sentence of it.
+A file out of bounds raises ValueError with the reason; the reader of the format converts it, like
+that of a damaged file, to an error of one sentence.
 
 """
 
@@ -24,17 +24,17 @@ from uncertainty_seg.core.image_codec import decode, ImageFile
 from uncertainty_seg.errors import ConfigError, ImageError, UncertaintySegError
 from uncertainty_seg.storage.parameter_files import require_plain_yaml
 
-# Above an uncompressed image of the largest size.
+# More than an uncompressed image of the largest size.
 MAX_IMAGE_BYTES = 2**29
 # An export of Label Studio contains the images of its tasks.
 MAX_JSON_BYTES = 2**30
 MAX_YAML_BYTES = 2**18
-# What a few compressed bytes may expand to: a chunk or a message, room for two images of the
-# largest size; and a file as a whole so many times its size besides.
+# Budget of decompression: the first is for a chunk or message, enough for two images of the
+# largest size. A whole file may expand to that plus the second times its size.
 MAX_EXPANDED_BYTES, MAX_EXPANSION = 2**30, 100
-# The metadata of a photograph come first.
+# The metadata of a photograph is at the beginning.
 _EXIF_WITHIN, _EXIF_ORIENTATION = 2**16, 0x0112
-# What reading a damaged, encrypted or unknown archive may raise.
+# The errors that reading a damaged, encrypted or unknown archive may raise.
 ZIP_ERRORS = (OSError, ValueError, KeyError, EOFError, RuntimeError, MemoryError,
               zipfile.BadZipFile)
 
@@ -45,7 +45,7 @@ def as_paths(places: Path | str | Sequence[Path | str]) -> list[Path]:
 
 
 def most_expanded(file_bytes: int) -> int:
-    """Return how many bytes a compressed file of so many may come to."""
+    """Return how many bytes a compressed file of this size may expand to."""
     return MAX_EXPANDED_BYTES + MAX_EXPANSION * file_bytes
 
 
@@ -53,7 +53,7 @@ def read_bytes(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes:
     """
     Read a file; OSError if it cannot be read.
 
-    ValueError if it has more than `limit` bytes, or is none, as a pipe that nobody writes to.
+    ValueError if it has more than `limit` bytes or is no regular file: reading a pipe could block.
     """
     if path.exists() and not path.is_file():
         raise ValueError(f'{path.name} is no regular file')
@@ -66,14 +66,14 @@ def read_bytes(path: Path, limit: int = MAX_IMAGE_BYTES) -> bytes:
 
 def read_arrays(content: bytes, kinds: Mapping[str, str], limit: int) -> dict[str, NDArray[Any]]:
     """
-    Read arrays of a .npz file, as `numpy.savez` writes it; no object of Python is ever unpickled.
+    Read arrays of a .npz file written by `numpy.savez`; Python objects are never unpickled.
 
-    One of `ZIP_ERRORS`: ValueError if an array is not of the dtype that `kinds` has for its name,
-    or has more than `limit` bytes; KeyError if one is missing.
+    Raises one of `ZIP_ERRORS`: ValueError if an array has another dtype than `kinds` has for its
+    name, or has more than `limit` bytes; KeyError if one is missing.
     """
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         for entry in archive.zip.infolist():
-            # What is compressed may expand without bound before a limit can act.
+            # A compressed entry could expand without bound before its size is checked.
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > limit:
                 raise ValueError(f'{entry.filename} is compressed, or has more than {limit} bytes')
         found = {name: archive[name] for name in kinds}
@@ -89,7 +89,7 @@ def read_image_file(path: Path) -> ImageFile:
 
 
 def is_turned(file: ImageFile) -> bool:
-    """Say whether the EXIF of a JPEG turns or mirrors what its pixels are, as cameras do."""
+    """Return whether the EXIF orientation of a JPEG rotates or mirrors its pixels."""
     data = bytes(file.data[:_EXIF_WITHIN])
     start = data.find(b'Exif\0\0') + 6
     if start < 6 or not data.startswith(b'\xff\xd8'):
@@ -132,7 +132,7 @@ def why(err: Exception) -> str:
 
 
 def json_fault(err: Exception) -> str:
-    """Return why a file is no JSON that can be read, without Python's words for it."""
+    """Return why a file cannot be read as JSON, without terms of Python."""
     if isinstance(err, json.JSONDecodeError):
         return f'it is damaged at line {err.lineno}, column {err.colno}' if err.doc.strip() \
             else 'it is empty'
@@ -140,7 +140,7 @@ def json_fault(err: Exception) -> str:
 
 
 def parse_json(content: bytes | str, **options: Any) -> Any:
-    """Parse JSON as `json.loads` does; ValueError also if it is too deep."""
+    """Parse JSON as `json.loads` does; ValueError also if it is nested too deeply."""
     try:
         return json.loads(content, **options)
     except RecursionError:
@@ -149,10 +149,10 @@ def parse_json(content: bytes | str, **options: Any) -> Any:
 
 def parse_yaml(path: Path) -> Any:
     """
-    Read a file of YAML.
+    Read a YAML file.
 
-    ValueError if it is none, is too deep, or repeats parts of itself by aliases, which may expand
-    without bound; ImportError without PyYAML.
+    ValueError if it is not YAML, is nested too deeply, or has a repeated key or an alias, which
+    may expand without bound; ImportError without PyYAML.
     """
     import yaml
 
@@ -167,7 +167,7 @@ def parse_yaml(path: Path) -> Any:
 
 
 def plain_name(name: Any) -> str:
-    """Return a name of a file in its folder; ValueError if it is a path, or no name."""
+    """Return the name of a file in its folder; ValueError if it is a path or not a name."""
     if not isinstance(name, str) or name in ('', '.', '..') or len(name.encode()) > 255 \
             or any(c in '/\\:' or ord(c) < 32 for c in name):
         raise ValueError(f'{str(name)[:80]!r} is not a plain file name')
@@ -175,5 +175,5 @@ def plain_name(name: Any) -> str:
 
 
 def is_text(name: str) -> bool:
-    """Say whether a name of a file can be written as text: Linux takes any bytes for one."""
+    """Return whether a file name can be written as text: Linux allows any bytes in it."""
     return not any('\ud800' <= character <= '\udfff' for character in name)

@@ -2,9 +2,9 @@
 """
 Find and read the frames of bags, folders of pictures and frame logs alike.
 
-A source is one topic of one bag, one folder, or one log. `find_sources` looks through folders: a
-folder is a log, a bag, or contains bags and logs, or else pictures. `read_source` reads a source
-in its own order from the start. Nothing is decoded here.
+A source is one topic of one bag, one folder, or one log. `find_sources` searches folders: each is
+a log or a bag, or contains bags and logs, or else pictures. `read_source` reads a source in its
+order from the start. Nothing is decoded here.
 
 """
 
@@ -47,17 +47,17 @@ from uncertainty_seg.storage.model_bundle import shipped_bundles
 from uncertainty_seg.storage.review_record import TABLE_FILE
 
 BAG_ENDINGS = ('.mcap', '.db3', '.bag')
-# Photographs that no reader here knows, and what may lie beside them: they are named.
+# Photographs in unsupported formats, and videos: they are reported as unread.
 _OTHER_ENDINGS = ('.tif', '.tiff', '.bmp', '.webp', '.gif', '.heic', '.dng', '.cr2', '.nef',
                   '.arw', '.pgm', '.ppm', '.mp4', '.avi', '.mov', '.mkv')
 # Folders of a labelled folder or an export that hold no photograph.
 _OF_LABELS = ('masks', 'predictions')
 _OF_A_LOST_DISK = (errno.EIO, errno.ENODEV, errno.ENXIO, errno.ESTALE, errno.ENOTCONN,
                    errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EREMOTEIO)
-# Pictures of a part of a table: what a process that is killed loses at most.
+# Pictures in a part of a table: a killed process loses at most this many.
 PICTURES_A_SHARD = 500
-# About as many images of a bag are read to find one by its stamp, in a fraction of a second around
-# the bag time that it should have, or in some seconds.
+# About this many images of a bag are read to find one by its stamp, within a quarter of a second
+# of its expected bag time, or else within five seconds.
 _READ_FOR_ONE, _REACHES_NS = 30, (250_000_000, 5_000_000_000)
 # A picture has no stamp: its position counts as seconds.
 PICTURE_STEP_NS = 10**9
@@ -69,9 +69,9 @@ class FrameSource:
     A topic of a bag, a folder of pictures, or a frame log: `kind` is 'bag', 'folder' or 'log'.
 
     `run` distinguishes runs of one name: the path of the folder that names it, or `dive` if that
-    was given, which then has precedence over what a log says of its frames. `num_frames` counts
-    those in its index, readable or not. `digest` is of the names, sizes and times of its files.
-    A large folder is several sources of `num_frames` pictures each, the first of them `first`.
+    was given, which then has precedence over the dives that a log has. `num_frames` counts those
+    in its index, readable or not. `digest` is of the names, sizes and times of its files. A large
+    folder is split into several sources of `num_frames` pictures each, from number `first` on.
 
     """
 
@@ -112,7 +112,7 @@ class BadFrame:
     """
     A frame that cannot be read, and why; topic and dive are None if not readable either.
 
-    `is_lost`: its disk or network failed, so that it may be there another time.
+    `is_lost`: its disk or network failed, so that it may be readable another time.
     """
 
     index: int
@@ -136,10 +136,10 @@ def read_source(source: FrameSource, stride: int = 1) -> Iterator[SourceFrame | 
 @dataclass(frozen=True)
 class Whereabouts:
     """
-    Where the sources of a table are now, which may have been moved since they were scored.
+    Finds the sources of a table, which may have been moved since they were scored.
 
-    A path is looked for by its ends, the longest first: below `root`, if that holds all sources
-    now, or else, where the path is missing, in the folders around `near`, the table.
+    The endings of a path, the longest first, are searched below `root`, if given, or else, if the
+    path is missing, in the folders around `near`, the table.
 
     """
 
@@ -147,12 +147,12 @@ class Whereabouts:
     root: Path | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a root that is no folder, by a ConfigError."""
+        """Raise ConfigError for a root that is not a folder."""
         if self.root is not None and not self.root.is_dir():
             raise ConfigError(f'root {self.root}', 'a folder that holds the sources')
 
     def find(self, path: str, holds: str = '') -> str:
-        """Return the place of a source that `holds` a file; the path if there is no other."""
+        """Return where a source is that contains the file `holds`; if not found, the path."""
         given = Path(path)
         parts = [part for part in given.parts if part not in (given.anchor, '..')]
         around = [self.root] if self.root is not None else self.near.resolve().parents
@@ -163,10 +163,10 @@ class Whereabouts:
 
     def find_bundle(self, model: str) -> str:
         """
-        Return the place of a bundle, found as a source is; the name itself if there is no other.
+        Return the path of a bundle, found like a source; if not found, the name itself.
 
-        Whether it is the same one says its digest. A table has the name of a shipped one for no
-        other: `lasting_name`.
+        Only its digest shows whether it is the same one. In a table, the name of a shipped bundle
+        never means another one, see `lasting_name`.
         """
         shipped = shipped_bundles()
         if model not in shipped:
@@ -181,9 +181,9 @@ def frames_at(
     """
     Read the frames of a source with some indices, as in the columns of a score table.
 
-    Indices that the source does not have are ignored. `files` are the names that pictures had by
-    index: such a picture is known by its name, and has that index wherever it is now. Few frames
-    of a bag are looked up by their `stamps` first, by index; all others come in order. Raises
+    Indices that the source does not have are ignored. `files` has the names of pictures by index:
+    such a picture is found by its name and keeps that index, whatever its position is now. Few
+    frames of a bag are first looked up by `stamps`, by index; the rest is read in order. Raises
     UncertaintySegError if the source is missing, or a bag ends before the last of them.
     """
     if kind == 'folder' and files and all(files.get(index) for index in indices):
@@ -204,7 +204,7 @@ def frames_at(
 
 
 def _looked_up(source: FrameSource, stamps: Mapping[int, int]) -> Iterator[tuple[int, BagImage]]:
-    """Find images of a bag by their stamps, around the bag times that those before suggest."""
+    """Find images of a bag by their stamps, near the bag times expected from images before."""
     with suppress(BagError, StopIteration), BagReader(source.path) as bag:
         first = next(item for item in bag.images(source.topic) if isinstance(item, BagImage))
         late_ns = first.received_ns - first.stamp_ns
@@ -214,13 +214,13 @@ def _looked_up(source: FrameSource, stamps: Mapping[int, int]) -> Iterator[tuple
                 near = bag.images(source.topic, (middle_ns - reach_ns, middle_ns + reach_ns))
                 fit = [item for item in near
                        if isinstance(item, BagImage) and item.stamp_ns == stamp_ns]
-                if len(fit) == 1:  # else its place tells
+                if len(fit) == 1:  # otherwise it is found by its index
                     late_ns = fit[0].received_ns - stamp_ns
                     yield index, fit[0]
                     break
 
 
-# A message, a picture, or a frame of a log; of one that is left out there the reason.
+# A message, a picture, a frame of a log, or the reason why a log's frame is unreadable.
 _Item = BagImage | BadMessage | Path | LoggedFrame | str
 
 
@@ -274,7 +274,7 @@ def _bag_items(source: FrameSource) -> Iterator[BagImage | BadMessage]:
 
 
 def mcap_files(bag: Path) -> list[Path]:
-    """List the MCAP files of a bag that has them, in their order."""
+    """List the MCAP files of a bag in order; empty if it has none."""
     if bag.is_dir():
         # rosbag2 numbers them: ..._9.mcap precedes ..._10.mcap.
         return sorted(bag.glob(f'*{MCAP_ENDING}'), key=lambda path: (len(path.name), path.name))
@@ -308,7 +308,7 @@ def _picture(
 
 
 def is_lost(err: BaseException | None) -> bool:
-    """Say whether a disk or network failed, rather than what is on it."""
+    """Return whether a disk or network failed, rather than the file on it."""
     return isinstance(err, OSError) and err.errno in _OF_A_LOST_DISK
 
 
@@ -331,8 +331,8 @@ def find_sources(
     `topics` are the image topics of each bag, or none for its camera, if that is unambiguous;
     `dive` names the run of all sources, else their folders do; the files of a folder are one run.
     `problems` receives a sentence for each bag, folder or topic that cannot be used, and `unread`
-    for pictures and videos that are not looked at. Raises BagError if an input is missing or of
-    unknown kind, or nothing is found.
+    for pictures and videos that are not read. Raises BagError if an input is missing or of unknown
+    kind, or nothing is found.
 
     """
     unread = [] if unread is None else unread
@@ -377,7 +377,7 @@ def _places(path: Path, unread: list[str]) -> Iterator[_Place]:
 
 
 def _places_in(folder: Path, seen: set[Path], unread: list[str]) -> list[_Place]:
-    if folder.resolve() in seen:  # a circle of links
+    if folder.resolve() in seen:  # a cycle of links
         return []
     seen.add(folder.resolve())
     if _is_log(folder):
@@ -405,7 +405,7 @@ def _places_in(folder: Path, seen: set[Path], unread: list[str]) -> list[_Place]
 
 
 def _images_of(folder: Path) -> Path | None:
-    """Return where a labelled folder or an export has its images: the masks are no photographs."""
+    """Return the folder of photographs in a labelled folder or an export, not that of masks."""
     if not ((folder / 'masks').is_dir() or (folder / TABLE_FILE).is_file()):
         return None
     return next((place for place in (folder / 'images', folder / 'data') if place.is_dir()), None)
@@ -421,7 +421,7 @@ def _name_others(folder: Path, inside: Sequence[Path], unread: list[str]) -> Non
 
 
 def is_bag(folder: Path) -> bool:
-    """Say whether a folder is a bag, or holds files of one."""
+    """Return whether a folder is a bag, or contains files of one."""
     return (folder / METADATA_FILE).is_file() or any(
         path.suffix in BAG_ENDINGS for path in folder.iterdir())
 
@@ -465,7 +465,7 @@ def _topics_of(bag: Path, topics: Sequence[str], problems: list[str]) -> list[Fr
 
 
 def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Return topic to type and to number of messages, from the index or else by a scan."""
+    """Return types and numbers of messages by topic, from the index or else by a scan."""
     try:
         with BagReader(bag) as reader:
             types = reader.topics()

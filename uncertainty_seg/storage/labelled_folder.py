@@ -4,8 +4,8 @@ Photographs with masks in a folder.
 
 The layout: ``images/STEM.jpg`` (or png), ``masks/STEM.png`` with the class id as pixel value,
 ``classes.json`` with names, colours and the ignore index, ``splits.json`` with lists of stems. An
-orientation in the metadata of an image is ignored. The file that says what frames belong together
-(blocks) is read here too.
+orientation in the metadata of an image is ignored. The file of blocks, groups of frames that are
+not independent, is read here too.
 
 """
 
@@ -39,14 +39,14 @@ from uncertainty_seg.storage.foreign_files import (
 )
 from uncertainty_seg.storage.review_record import CONTROL_SPLIT, require_reviewed
 
-# What a growing dataset has beside a labelled folder; see `storage.dataset`.
+# Files that a growing dataset has in addition to a labelled folder; see `data.dataset`.
 DATASET_FILE, BLOCKS_FILE = 'dataset.json', 'blocks.json'
 ENDINGS = ('.jpg', '.jpeg', '.png', '.JPG', '.JPEG', '.PNG', '.Jpg', '.Jpeg', '.Png')
-# A mask is of one byte a pixel, and the ignore index needs one of its values.
+# A mask has one byte per pixel, and one of its values is the ignore index.
 MAX_CLASSES = 255
 _log = logging.getLogger(__name__)
-_MOST_SHOWN = 24  # letters of a value
-_MOST_FAULTS = 100  # frames that a sentence names
+_MOST_SHOWN = 24  # characters of a value in an error
+_MOST_FAULTS = 100  # frames in an error
 _T = TypeVar('_T')
 _SPLITS_FORM = '{"train": ["NAME", ...], "val": ["NAME", ...]}, names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
@@ -58,7 +58,7 @@ class LabelledFolder:
     """
     A data set held in memory.
 
-    RGB images, (H, W, 3), of any size; masks of class ids, (H, W), and of `ignore_index`, which
+    RGB images, (H, W, 3), of any size; masks of class ids, (H, W), with `ignore_index`, which
     losses and metrics leave out, where the class is unknown; file names without ending.
 
     """
@@ -72,7 +72,7 @@ class LabelledFolder:
 
     @property
     def num_classes(self) -> int:
-        """C, the number of classes."""
+        """Return C, the number of classes."""
         return len(self.class_names)
 
     @property
@@ -101,9 +101,9 @@ def read_classes(path: Path) -> ClassTable:
     Read a table of classes, sorted by id, from JSON, or from YAML by the ending.
 
     The form is ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index":
-    255}``. A class may be given by its name alone: its position is the id, and a colour is made
-    up. Raises DatasetError if the file is missing, has another form, its ids are not 0..C-1, or a
-    name is repeated.
+    255}``. A class may be given by its name alone: its position is the id, and a colour is
+    generated. Raises DatasetError if the file is missing, has another format, its ids are not
+    0..C-1, or a name is repeated.
     """
     if not path.is_file():
         raise DatasetError(f'{path} is {"a folder" if path.is_dir() else "missing"}',
@@ -147,7 +147,7 @@ def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
 
 
 def _class_entry(index: int, entry: Any) -> tuple[int, str, tuple[int, int, int]]:
-    """Return id, name and colour of a class; ValueError if one is missing or of another kind."""
+    """Return id, name and colour of a class; ValueError if one is missing or of wrong type."""
     if isinstance(entry, str):
         # Steps of the golden angle give neighbours in the list different hues.
         hsv = np.array([[[int(index * 137.508) % 180, 200, 255 - 40 * (index % 3)]]], np.uint8)
@@ -168,7 +168,7 @@ def _is_byte(value: Any) -> bool:
 
 
 def require_same_classes(one: ClassTable, other: ClassTable, what: str, like: str) -> None:
-    """Raise DatasetError if labels have other classes, or another id for "not known"."""
+    """Raise DatasetError if two tables differ in their classes or ignore index."""
     if (one.names, one.ignore_index) != (other.names, other.ignore_index):
         raise DatasetError(
             f'{what}: the classes {", ".join(one.names)} (ignored: {one.ignore_index})',
@@ -207,7 +207,7 @@ def load_folder(folder: Path | str, split: str = '') -> LabelledFolder:
 
 
 def read_each(stems: Sequence[str], read: Callable[[str], _T]) -> list[_T]:
-    """Return what `read` makes of each frame; one DatasetError names all that it refuses."""
+    """Return `read` of each frame; one DatasetError names all frames for which it raises one."""
     found, faults = [], []
     for stem in stems:
         try:
@@ -301,7 +301,7 @@ def read_pair(folder: Path, stem: str) -> tuple[ImageU8, LabelMap]:
     DatasetError if one is missing, ambiguous or unreadable, or they differ in size.
     """
     found = _images(folder, stem)
-    # A file system that tells no capitals from small letters has one file by two endings.
+    # On a file system that ignores case, two endings name the same file.
     if len({path.stat().st_ino for path in found}) != 1:
         raise DatasetError(f'{len(found)} images of {folder} are called {stem!r}',
                            'one jpeg or png')
@@ -323,14 +323,14 @@ def read_image(file: Path) -> ImageU8:
 
 
 def read_mask(file: Path) -> LabelMap:
-    """Read a mask of class ids, (H, W) uint8; DatasetError if it is none."""
+    """Read a mask of class ids, (H, W) uint8; DatasetError if it is not one."""
     wanted = 'a PNG of one channel of 8 bits, whose values are the class ids'
     try:
         image = read_image_file(file)
         header, mask = check_file(image), decode_unchanged(image)
     except (OSError, ValueError, ImageError) as err:
         raise DatasetError(f'mask {file} is missing or unreadable ({why(err)})', wanted) from err
-    # Of fewer bits OpenCV stretches the values to 255, which would be unknown; a jpeg blurs them.
+    # With fewer bits OpenCV scales the values up to 255, the ignore index; a jpeg blurs them.
     if mask.ndim != 2 or (header.kind, header.pixel_bytes) != ('png', 1):
         came = f'{mask.shape[2]} channels, or a palette' if mask.ndim > 2 else \
             f'{8 * header.pixel_bytes:g} bits as {header.kind}'
@@ -351,9 +351,9 @@ def load_folders(folders: Sequence[Path], splits: Sequence[str]) -> LabelledFold
     """
     Read splits of labelled folders with the same classes as one data set.
 
-    All images of a folder without splits.json; of several folders the images are called
-    FOLDER/STEM. Raises DatasetError if one cannot be read, has other classes than the first, or
-    a mask an id that is no class; or no pixel has a class.
+    A folder without splits.json is read as a whole. With several folders the images are called
+    FOLDER/STEM. Raises DatasetError if a folder cannot be read or has other classes than the
+    first, a mask has an id that is no class, or no pixel has a class.
     """
     parts = [load_splits(folder, splits) for folder in folders]
     for folder, part in zip(folders, parts, strict=True):
@@ -383,7 +383,7 @@ def load_splits(folder: Path, splits: Sequence[str]) -> LabelledFolder:
     """
     Read several splits of a labelled folder as one data set, one after the other.
 
-    Without splits.json it is all of the folder, once. Of several an empty one is left out.
+    Without splits.json the whole folder is read, once. Of several splits, empty ones are skipped.
     """
     if not (folder / 'splits.json').is_file():
         splits = splits[:1]
@@ -400,13 +400,13 @@ def _joined(parts: Sequence[LabelledFolder], stems: list[str]) -> LabelledFolder
 
 
 def subset(data: LabelledFolder, indices: Sequence[int]) -> LabelledFolder:
-    """Return these images, in this order; one may come more than once."""
+    """Return these images, in this order; an index may be repeated."""
     return replace(data, images=[data.images[i] for i in indices],
                    masks=[data.masks[i] for i in indices], stems=[data.stems[i] for i in indices])
 
 
 def counted_once(data: LabelledFolder) -> LabelledFolder:
-    """Return the images without repeats of both pixels and mask; a warning says of how many."""
+    """Return the images without duplicates of pixels and mask; a warning gives their number."""
     seen: dict[tuple[str, str], int] = {}
     for index, pair in enumerate(zip(data.images, data.masks, strict=True)):
         seen.setdefault((image_digest(pair[0]), image_digest(pair[1])), index)
@@ -422,7 +422,7 @@ def counted_once(data: LabelledFolder) -> LabelledFolder:
 def require_apart(
     train: LabelledFolder, val: LabelledFolder, names: tuple[str, str] = ('train', 'val'),
 ) -> None:
-    """Raise DatasetError if pixels that are trained on are measured on too."""
+    """Raise DatasetError if images used for training are also used for measurement."""
     trained = {image_digest(image): stem
                for image, stem in zip(train.images, train.stems, strict=True)}
     both = [(stem, trained[digest]) for image, stem in zip(val.images, val.stems, strict=True)
@@ -435,7 +435,7 @@ def require_apart(
 
 
 def has_split(folder: Path, split: str) -> bool:
-    """Say whether a labelled folder sets a split aside that is not empty."""
+    """Return whether a labelled folder has a split of this name that is not empty."""
     return bool(split and listed_splits(folder).get(split))
 
 
@@ -445,7 +445,7 @@ def measured_split(folder: Path, split: str = '') -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# Which frames belong together.
+# Blocks of frames.
 
 
 def blocks_path(folder: Path | str, given: Path | str | None) -> Path | None:
@@ -461,8 +461,8 @@ def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
     Return the block of each of n frames; frames of a block are not independent of each other.
 
     The file is JSON ``{"frame_0001": "dive_07", ...}``, or CSV with a line ``frame_0001,dive_07``
-    a frame; `stems` are file names without ending. Other frames in the file are ignored. Without a
-    file each frame is a block of its own. Raises DatasetError if the file cannot be read, lacks a
+    per frame; `stems` are file names without ending. Other frames in the file are ignored. Without
+    a file each frame is a separate block. Raises DatasetError if the file cannot be read, lacks a
     frame, or has one twice.
     """
     if path is None:

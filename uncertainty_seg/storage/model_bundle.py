@@ -3,11 +3,11 @@
 Model bundles on disk: find, check, read, write, sign.
 
 A bundle is checked as a whole before the first frame. SHA256SUMS lists every file of its folder;
-what the list does not name is never opened. The graphs contain no random operators of their own
-and have every weight inside. What they compute is not known here.
+a file that is not listed is never opened. The graphs must contain no random operators, and every
+weight. This module does not depend on what they compute.
 
-A bundle without that list, which a killed process may leave, has the hashes of its graphs in its
-card alone. It is loaded, with a warning, unless trusted keys are named.
+A bundle without that list, which a killed process may leave, has hashes only of its graphs, in its
+card. It is loaded with a warning, unless there are trusted keys.
 
 """
 
@@ -64,12 +64,12 @@ _LATER_FIELDS = ('precision', 'members', 'upsampling', 'feature_shape', 'mask_dr
                  'silenced')
 _RECALIBRATE = 'calibrate the bundle again'
 _COMPILE = 'restore the bundle from its source or compile it again'
-# What a file may have, so that none has to be read to be refused; a protocol buffer ends at 2 GiB.
+# Maximum sizes of files, to refuse one before it is read; a protocol buffer is limited to 2 GiB.
 _MOST_BYTES = {CARD_FILE: 10**6, CALIBRATION_FILE: 64 * 10**6, HASHES_FILE: 10**6,
                SIGNATURE_FILE: 64, FEATURES_FILE: 64 * 10**6}
 _MOST_GRAPH_BYTES = 2**31
 _GRAPH_ENDING = '.onnx'
-# A comment to sha256sum; it keeps a signature of some other list from passing as one of a bundle.
+# A comment for sha256sum; with it, the signature of another list cannot pass for a bundle's.
 _HASHES_TITLE = '# Files of an uncertainty_seg bundle, format 1: sha256sum -c SHA256SUMS'
 _SHA256 = re.compile('[0-9a-f]{64}')
 _LISTED_NAME = re.compile(r'[\w+-][\w+. -]{0,198}')
@@ -87,7 +87,7 @@ def models_folders() -> list[Path]:
 
 
 def shipped_bundles() -> dict[str, Path]:
-    """Return name to folder of every shipped bundle."""
+    """Return the folder of every shipped bundle, by name."""
     found: dict[str, Path] = {}
     for folder in models_folders():
         for card in sorted(folder.glob(f'*/{CARD_FILE}')):
@@ -99,9 +99,9 @@ def find_bundle(name_or_path: str | Path) -> Path:
     """
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
 
-    UnknownModelError if there is no folder with a card, nothing was named (there is no default),
-    or a name is that of a shipped bundle and of another one in the working folder; a `Path`, or a
-    text with a separator, is never a name.
+    UnknownModelError if there is no folder with a card, the name is empty (there is no default),
+    or it is that of a shipped bundle and of another one in the working folder; a `Path`, or a text
+    with a separator, is never a name.
     """
     path, name = Path(os.path.expanduser(name_or_path)), str(name_or_path)
     is_there, shipped = bool(name) and (path / CARD_FILE).is_file(), shipped_bundles()
@@ -122,7 +122,7 @@ def find_bundle(name_or_path: str | Path) -> Path:
 
 
 def lasting_name(name_or_path: str | Path) -> str:
-    """Return a name by which a bundle is found from other folders too: shipped, or absolute."""
+    """Return a name that finds a bundle from any folder: a shipped name, or an absolute path."""
     path = Path(os.path.expanduser(name_or_path))
     return str(path.absolute()) if (path / CARD_FILE).is_file() else str(name_or_path)
 
@@ -150,7 +150,7 @@ def load_bundle(
 
     """
     folder = find_bundle(name_or_path)
-    # A calibration that is about to be replaced may be gone or changed.
+    # A calibration that is about to be replaced may be missing or modified.
     unread = () if has_calibration else (CALIBRATION_FILE, FEATURES_FILE)
     files = _Files(folder, trusted_keys, unread)
     card = card_from_json(files.read(CARD_FILE))
@@ -159,7 +159,7 @@ def load_bundle(
             raise ModelBundleError(f'card of {card.name!r} has no sha256 of {name}', fix=_COMPILE)
     for name, digest in card.sha256.items():
         _compare(folder / name, files.digest(name), digest, 'the card')
-    for name in card.sha256:  # not before every hash is known to be right
+    for name in card.sha256:  # only after every hash was checked
         if name.endswith(_GRAPH_ENDING):
             _check_graph(folder, name, files.read(name))
     calibration = _read_calibration(files, card) if has_calibration else None
@@ -217,7 +217,7 @@ def write_bundle(folder: Path, card: ModelCard, files: Mapping[str, bytes]) -> M
 def write_calibration(
     bundle: ModelBundle, calibration: Calibration, features: FeatureDensity | None = None
 ) -> None:
-    """Write a calibration, and the features whose digest it has, as `update_metrics` does."""
+    """Write a calibration and the features whose digest it has; the bundle loses its signature."""
     with _changed(bundle.folder):
         if features is None:
             (bundle.folder / FEATURES_FILE).unlink(missing_ok=True)
@@ -228,10 +228,10 @@ def write_calibration(
 
 def update_metrics(bundle: ModelBundle, metrics: Mapping[str, float]) -> None:
     """
-    Write measured figures into a bundle's card; the graphs stay as they are.
+    Write measured figures into a bundle's card; the graphs are not changed.
 
-    The bundle is no longer signed. A process that is killed meanwhile leaves one without
-    SHA256SUMS, which loads as an older bundle does, and never one that looks signed.
+    The bundle is no longer signed. A process that is killed meanwhile leaves a bundle without
+    SHA256SUMS, which loads with a warning, and never one that looks signed.
     """
     with _changed(bundle.folder):
         card = dataclasses.replace(bundle.card, metrics=dict(metrics))
@@ -240,13 +240,13 @@ def update_metrics(bundle: ModelBundle, metrics: Mapping[str, float]) -> None:
 
 def sign_bundle(folder: Path, key: SigningKey) -> None:
     """
-    Sign every file of a bundle, by a key of `read_private_key`; one without SHA256SUMS gets one.
+    Sign every file of a bundle, by a key of `read_private_key`; SHA256SUMS is written anew.
 
-    Raises ModelBundleError if the bundle is damaged: what was changed by hand is not signed.
+    Raises ModelBundleError if the bundle is damaged, so that no change by hand is signed.
     """
     load_bundle(folder)
     hashes = _hash_list(folder)
-    # An older signature must not stand beside a new list, nor the other way round.
+    # At no time may an old signature lie next to a new list, or a new one next to an old list.
     (folder / SIGNATURE_FILE).unlink(missing_ok=True)
     replace_file(folder / HASHES_FILE, hashes)
     replace_file(folder / SIGNATURE_FILE, key.sign(hashes))
@@ -258,7 +258,7 @@ def sign_bundle(folder: Path, key: SigningKey) -> None:
 
 @contextmanager
 def _changed(folder: Path) -> Iterator[None]:
-    """Take signature and list away, change files of a bundle, and list them anew."""
+    """Remove signature and list while the block changes files of a bundle; write a new list."""
     if (folder / SIGNATURE_FILE).exists():
         _log.warning('%s is no longer signed, since its files change: sign it again', folder)
     (folder / SIGNATURE_FILE).unlink(missing_ok=True)
@@ -281,7 +281,7 @@ def _hash_list(folder: Path) -> bytes:
 
 
 class _Files:
-    """The files of a bundle: with a list only those in it, all but the unread compared."""
+    """The files of a bundle; with a list, only listed ones, checked at once unless unread."""
 
     def __init__(
         self, folder: Path, trusted_keys: Sequence[str], unread: Sequence[str],
@@ -312,7 +312,7 @@ class _Files:
         return _digest_of(self.folder / name) if self._listed is None else self._listed[name]
 
     def read(self, name: str) -> bytes:
-        """Read a file whole, and compare what was read."""
+        """Read a whole file, and check the bytes against the list."""
         self._require(name)
         data = _read_file(self.folder / name)
         if self._listed is not None:
@@ -373,7 +373,7 @@ def _digest_of(path: Path) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# What the files say.
+# Reading the files.
 
 
 _FEATURE_ARRAYS = {'bank': 'float16', 'neighbours': 'int64', 'centre': 'float32',
@@ -381,7 +381,7 @@ _FEATURE_ARRAYS = {'bank': 'float16', 'neighbours': 'int64', 'centre': 'float32'
 
 
 def features_file(density: FeatureDensity) -> bytes:
-    """Return the file of what features are compared with; the same bytes for the same values."""
+    """Return the file of features to compare with; the same values give the same bytes."""
     arrays: dict[str, Any] = {name: np.array(getattr(density, name), kind, order='C')
                               for name, kind in _FEATURE_ARRAYS.items()}
     out = io.BytesIO()
@@ -392,7 +392,7 @@ def features_file(density: FeatureDensity) -> bytes:
 def _read_features(
     files: _Files, card: ModelCard, calibration: Calibration | None,
 ) -> FeatureDensity | None:
-    """Read what the calibration was made with; another file of that name is never read."""
+    """Read the features that the calibration was made with; any other file is refused."""
     if calibration is None or not calibration.features_sha256:
         return None
     path = files.folder / FEATURES_FILE

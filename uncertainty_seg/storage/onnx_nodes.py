@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every node and every tensor of an ONNX model, wherever it stands, and which operators are random.
+All nodes and tensors of an ONNX model, in subgraphs too, and which operators are random.
 
-A node may hold graphs of its own (the branches of If, the bodies of Loop and Scan), and a model
-may define functions. A walk over ``model.graph.node`` sees neither. Models are taken by the names
+A node may contain subgraphs (the branches of If, the bodies of Loop and Scan), and a model may
+define functions. A walk over ``model.graph.node`` finds neither. Models are accessed by the names
 of their fields, so that onnx need not be imported here.
 
 """
@@ -13,18 +13,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-# Runtimes remove or reseed these silently; dropout has to come in as a mask. Compared without the
-# domain: the Bias- and Bitmask- forms are ONNX Runtime's own.
+# Runtimes remove or reseed these silently, so dropout must be a mask input. They are compared
+# without the domain: the Bias- and Bitmask- forms are specific to ONNX Runtime.
 RANDOM_OPS = frozenset({
     'Dropout', 'Bernoulli', 'Multinomial', 'RandomNormal', 'RandomNormalLike', 'RandomUniform',
     'RandomUniformLike', 'BiasDropout', 'BitmaskDropout', 'BitmaskBiasDropout',
 })
-# One may run for ever on one image; the compiler writes none.
+# A loop may run for ever on one image; the compiler writes none.
 LOOP_OPS = frozenset({'Loop', 'Scan'})
 
 
 def subgraphs(node: Any) -> list[Any]:
-    """Return the branches and bodies that a node holds, without those inside them."""
+    """Return the branches and bodies of a node, without those nested in them."""
     return _graphs_of(node.attribute)
 
 

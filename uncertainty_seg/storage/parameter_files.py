@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Parameter files as ROS matches them to nodes, so that a file that says nothing is refused.
+Match parameter files to nodes as ROS does, to refuse a file that has no effect.
 
-ROS passes a file over in silence if none of its keys matches the node: with a forgotten namespace
-or a misspelt name all values would be the defaults. The launch files ask here before a process
-starts, and each node asks about the files that it was given itself. Neither rclpy nor numpy is
-imported, since the Python of `ros2 launch` may be another one than the node's.
+ROS silently ignores a file if none of its keys matches the node: with a forgotten namespace or a
+misspelt name all values would be the defaults. The launch files check this before a process
+starts, and each node checks its own files. Neither rclpy nor numpy is imported, since the Python
+of `ros2 launch` may be another one than the node's.
 
 """
 
@@ -24,7 +24,7 @@ from uncertainty_seg.errors import ConfigError, some_of
 
 PARAMETERS_KEY = 'ros__parameters'
 MAX_YAML_DEPTH = 20
-# How alike a name must be to one of ours to be meant for it; others may be of another node.
+# Similarity at which a name counts as a misspelt one of ours; others may be for another node.
 ALIKE = 0.8
 # Parameters that rclpy declares for every node.
 _OF_ROS = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
@@ -40,10 +40,10 @@ def full_name(namespace: str, node: str) -> str:
 
 def key_matches(key: str, full: str) -> bool:
     """
-    Tell whether ROS gives a node, by its full name, the parameters below a key of a file.
+    Return whether ROS gives a node, by its full name, the parameters below a key of a file.
 
-    The key is the names of the file joined by '/', such as '/auv/node', '/**', '/*/node'. As for
-    rcl, ** stands for any number of names and * for one.
+    The key is the nested names in the file, joined by '/', such as '/auv/node', '/**', '/*/node'.
+    As in rcl, ** stands for any number of names and * for one.
     """
     parts = ['(/[A-Za-z0-9_]+)*' if name == '**' else '/[A-Za-z0-9_]+' if name == '*'
              else re.escape('/' + name) for name in key.split('/') if name]
@@ -52,13 +52,13 @@ def key_matches(key: str, full: str) -> bool:
 
 @dataclass(frozen=True)
 class ParameterFile:
-    """What a file says to which nodes: keys of `key_matches` to parameters, nested as written."""
+    """The parameters in a file by key, see `key_matches`, nested as written."""
 
     path: str
     entries: Mapping[str, Mapping[str, Any]]
 
     def value(self, full: str, name: str) -> Any:
-        """Return a parameter of a node, or None if the file does not say."""
+        """Return a parameter of a node, or None if the file does not set it."""
         return self.values(full).get(name)
 
     def values(self, full: str) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class ParameterFile:
         return found
 
     def require_match(self, full: str) -> None:
-        """Refuse a file of which nothing is for a node. Raises ConfigError."""
+        """Raise ConfigError if nothing in the file is for a node."""
         if not any(key_matches(key, full) for key in self.entries):
             keys = some_of(repr(key) for key in self.entries)
             raise ConfigError(f'{self.path} holds parameters for {keys}',
@@ -81,8 +81,8 @@ def read_parameter_file(path: str) -> ParameterFile:
     """
     Read a file of parameters.
 
-    Raises ConfigError if it is missing, no YAML, holds no parameters of any node, or one of them
-    twice, be it once flat (`gate.alpha`) and once nested.
+    Raises ConfigError if it is missing, not YAML, has no parameters of any node, or one of them
+    twice, even once flat (`gate.alpha`) and once nested.
     """
     import yaml
 
@@ -116,7 +116,7 @@ def read_parameter_file(path: str) -> ParameterFile:
 
 
 def read_value(text: str) -> Any:
-    """Read the value of a parameter on a command line; ValueError if it is no YAML."""
+    """Read the value of a parameter on a command line; ValueError if it is not YAML."""
     import yaml
 
     try:
@@ -128,10 +128,10 @@ def read_value(text: str) -> Any:
 
 def require_plain_yaml(text: str) -> None:
     """
-    Refuse YAML that costs without bound, before anything is made of it.
+    Refuse YAML that may take unbounded time or memory, before it is constructed.
 
-    Raises ValueError if it is too deep, repeats parts of itself by aliases, which may expand
-    without bound, or has a key twice in a mapping; yaml.YAMLError if it is none.
+    Raises ValueError if it is nested too deeply, has aliases, which may expand without bound, or
+    has a key twice in a mapping; yaml.YAMLError if it is not YAML.
     """
     import yaml
 
@@ -148,7 +148,7 @@ def require_plain_yaml(text: str) -> None:
 
 
 def _require_single_keys(node: Any) -> None:
-    """Refuse a mapping that has a key twice, of which YAML takes the last without a word."""
+    """Raise ValueError for a mapping with a key twice, of which PyYAML silently takes the last."""
     pairs = node.value if getattr(node, 'id', '') == 'mapping' else [
         (None, item) for item in node.value] if getattr(node, 'id', '') == 'sequence' else []
     seen = set[str]()
@@ -160,7 +160,7 @@ def _require_single_keys(node: Any) -> None:
 
 
 def _plain(node: Any) -> Any:
-    """Return what a tree of YAML holds, whatever its tags: launch tags lists, and rcl reads on."""
+    """Return the content of a YAML tree, whatever its tags, as rcl does: launch tags lists."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):
@@ -170,9 +170,9 @@ def _plain(node: Any) -> Any:
     if node is None or not node.tag.startswith('tag:yaml.org,2002:') or '/' in node.tag:
         return None if node is None else node.value
     if node.style is None and _EXPONENT.fullmatch(node.value):
-        return float(node.value)  # a number to rcl, and a text to YAML 1.1
+        return float(node.value)  # a number for rcl, but a string in YAML 1.1
     if node.tag.endswith(':timestamp') or ':' in node.value:
-        return node.value  # a date or a time: a text to rcl
+        return node.value  # a date or a time: a string for rcl
     loader = yaml.SafeLoader('')
     return loader.construct_object(node)
 
@@ -196,7 +196,7 @@ def _flat(values: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 # -------------------------------------------------------------------------------------------------
-# What a process was given: files and values of its command line.
+# The files and values on the command line of a process.
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -221,16 +221,16 @@ def given_files(words: Sequence[str]) -> list[str]:
 
 
 def require_files_for(words: Sequence[str], full: str) -> None:
-    """Refuse a command line that names a file with nothing for this node. Raises ConfigError."""
+    """Raise ConfigError if a command line names a file with nothing for this node."""
     for path in given_files(words):
         read_parameter_file(path).require_match(full)
 
 
 def require_spelt(names: Iterable[str], known: Collection[str]) -> list[str]:
     """
-    Refuse names that are meant for a known parameter and misspelt. Raises ConfigError.
+    Raise ConfigError for names that seem to be misspelt known parameters.
 
-    Returns the other names that are not known, as of parameters of another node.
+    Returns the other unknown names, which may be parameters of another node.
     """
     strange = [name for name in names if name not in known and not name.startswith(_OF_ROS)]
     for name in strange:

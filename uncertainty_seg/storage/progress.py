@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Progress of long work on stderr: a bar on a terminal, otherwise the same now and then.
+Progress of long work on stderr: a bar on a terminal, otherwise a line now and then.
 
-A log file or a script that reads stderr gets no bar; without a word a run of minutes would look as
-if it hung. Work that is done before the first word is due prints none.
+The lines are for a log file or a script that reads stderr, where a silent run of minutes would
+look as if it hung. Work that ends before the first line is due prints none.
 
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TYPE_CHECKING
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-# Time until the first word where stderr is no terminal, and between two.
+# Time until the first line if stderr is not a terminal, and between two.
 LINE_S = 15.0
 
 
@@ -25,10 +25,10 @@ def progress(
     unit: str = 'frame',
 ) -> tqdm[Any]:
     """
-    Return a bar to iterate over; without items ``update`` counts.
+    Return a bar to iterate over; without items, call its ``update``.
 
-    `desc` is the work in a word, `unit` what is counted, singular. `total` is by default the
-    length of the items where that is known.
+    `desc` is a word for the work, `unit` for what is counted, singular. `total` is by default the
+    length of the items, if that is known.
     """
     from tqdm import tqdm
 

@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is known of the labels in a folder: who looked at them, and how their frames were chosen.
+The record of the labels in a folder: whether they were reviewed, and how frames were selected.
 
-``review.json`` is beside the images whose labels were imported. A folder without it is taken for
-reviewed, since most come from elsewhere; an export for labelling, whose masks are the model's own,
-is not. Such a mask has a mark, which goes along wherever its PNG is copied: a text of the file
-with the digest of the pixels as they are decoded, class ids or colours of a palette. Programs that
-paint either drop it, or keep it beside other pixels: then it says nothing any more.
+``review.json`` is in the folder of images whose labels were imported. A folder without it counts
+as reviewed, since most come from other sources; an export for labelling, whose masks are the
+model's predictions, does not. Each of these masks has a mark, which is copied with its PNG: a text
+chunk with the digest of the decoded pixels, class ids or colours of a palette. Paint programs
+either drop it or keep it with other pixels; then it has no effect any more.
 
 """
 
@@ -41,10 +41,10 @@ REVIEW_FILE = 'review.json'
 REVIEW_VERSION = 1
 # The table of an export.
 TABLE_FILE = 'frames.json'
-# How a frame came to be labelled: drawn by chance, or chosen by a score, an event or a person.
+# How a frame was selected for labelling: at random, or by a score, an event or a person.
 CONTROL, SELECTED = 'control', 'selected'
 ORIGINS = (CONTROL, SELECTED)
-# The split of control frames that were drawn beside selected ones: nothing is trained on it.
+# The split of control frames that were drawn in addition to selected ones: never used in training.
 CONTROL_SPLIT = 'control'
 _SEEN = 'masks that a person corrected or confirmed'
 _FORM = '{"version": 1, "frames": {"STEM": {"reviewed": true, "evidence": "corrected", ' \
@@ -52,23 +52,23 @@ _FORM = '{"version": 1, "frames": {"STEM": {"reviewed": true, "evidence": "corre
 _KEY = b'uncertainty_seg prediction\0'
 _TEXT = b'tEXt' + _KEY
 _SHA_BYTES = 64
-_MOST_NAMED = 100  # frames in a sentence
-# Signature and IHDR; the mark comes next. Programs move it: ImageMagick behind the pixels.
+_MOST_NAMED = 100  # frames in an error
+# Signature and IHDR; the mark comes next. Programs move it: ImageMagick to the end of the pixels.
 _HEAD_BYTES = 33
-# In a text of UTF-8 two flags and two empty words come first.
+# In a chunk of UTF-8 text (iTXt) two flags and two empty strings come first.
 _DIGEST = re.compile(rb'\0{0,4}([0-9a-f]{64})')
 
 
 @dataclass(frozen=True)
 class FrameReview:
     """
-    What is known of the labels of a frame.
+    The record of the labels of a frame.
 
-    `reviewed`: a person corrected or confirmed the mask, which is known by `evidence`. `origin` is
-    one of `ORIGINS` and `reason` why it was kept or selected; `dive` and `frame` are the run, and
-    the key of the frame in its source; `score` the worst one over its threshold. `labeller` is who
-    labelled it, where the tool says so; `split` where the frame belongs, if that was decided when
-    it was drawn.
+    `reviewed`: a person corrected or confirmed the mask, as shown by `evidence`. `origin` is one
+    of `ORIGINS` and `reason` why it was kept or selected; `dive` and `frame` are the run, and the
+    key of the frame in its source; `score` the largest ratio of a score to its threshold.
+    `labeller` is who labelled it, if the tool records it; `split` is that of the frame, if it was
+    decided when the frame was drawn.
 
     """
 
@@ -83,7 +83,7 @@ class FrameReview:
     split: str = ''
 
     def __post_init__(self) -> None:
-        """Refuse what a file of another form or hand holds, by a ValueError."""
+        """Raise ValueError for values of wrong type or meaning, as in a file edited by hand."""
         if type(self.reviewed) is not bool:
             raise ValueError(f'"reviewed" is {self.reviewed!s:.20}, not true or false')
         require_texts(self, 'evidence', 'origin', 'dive', 'frame', 'reason', 'labeller',
@@ -95,7 +95,7 @@ class FrameReview:
 
 
 def require_texts(owner: object, *names: str) -> None:
-    """Raise ValueError if one of these attributes is no text."""
+    """Raise ValueError if one of these attributes is not a string."""
     for name in names:
         if not isinstance(value := getattr(owner, name), str):
             raise ValueError(f'"{name}" is {value!s:.20}, which is no text')
@@ -109,7 +109,7 @@ def write_review(folder: Path, reviews: Mapping[str, FrameReview]) -> None:
 
 
 def read_review(folder: Path) -> dict[str, FrameReview] | None:
-    """Read ``review.json``; None if there is none, DatasetError if it is of another form."""
+    """Read ``review.json``; None if it is missing, DatasetError if it has another format."""
     path = folder / REVIEW_FILE
     if not path.is_file():
         return None
@@ -124,10 +124,10 @@ def read_review(folder: Path) -> dict[str, FrameReview] | None:
 
 def require_reviewed(folder: Path, stems: Sequence[str]) -> None:
     """
-    Refuse frames whose masks nobody looked at.
+    Refuse frames whose masks were not reviewed.
 
     Raises DatasetError if a folder is an export for labelling, has masks that were copied from
-    one, or some of the frames are not reviewed by its ``review.json``, or are not in it.
+    one, or some of the frames are not in its ``review.json`` or not reviewed there.
     """
     reviews = read_review(folder)
     if reviews is None:
@@ -166,7 +166,7 @@ def refuse_export(folder: Path) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a file of JSON; DatasetError if it is none."""
+    """Read a JSON file; DatasetError if it is not one."""
     try:
         return parse_json(read_bytes(path, MAX_JSON_BYTES))
     except (OSError, ValueError) as err:
@@ -192,17 +192,17 @@ def marked(png: bytes, mask: LabelMap | NDArray[np.uint8]) -> bytes:
 
 
 def is_prediction(file: Path) -> bool:
-    """Say whether a file has the mark and still the pixels that it speaks of."""
+    """Return whether a file has the mark, and still the pixels of its digest."""
     try:
         data = read_bytes(file) if file.is_file() else b''
         digest = _digest_in(data)
         return bool(digest) and digest == mask_sha256(decode_unchanged(ImageFile(data)))
     except (OSError, ValueError, zlib.error, ImageError):
-        return False  # whoever reads the mask says what is wrong with it
+        return False  # the reader of the mask reports the error
 
 
 def _digest_in(data: bytes) -> str:
-    """Return the digest of the mark in a PNG, whatever kind of text it has become."""
+    """Return the digest of the mark in a PNG, from any kind of text chunk; else ''."""
     at = data.find(_KEY)
     if at < 0:
         return ''

@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The score table on disk: Parquet, one row a frame, one file (a part) a shard.
+The score table on disk: Parquet, one row per frame, one file (a part) per shard.
 
 A shard is one topic of a bag, a folder or a log. A table is a folder of parts; the metadata of
-each part says how it was made, so that no other file is needed to tell parts apart. What the
-scores mean is not known here.
+each part records how it was made, so that no other file is needed to distinguish parts. This
+module does not depend on the meaning of the scores.
 
 """
 
@@ -32,7 +32,7 @@ SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
 FILE_COLUMN = 'file'
 _SHARD_KEY = b'uncertainty_seg.shard'
-# Rows that are held before they are written, some 30 MB: reading costs by column and group.
+# Rows that are written at once, about 30 MB: the time to read grows with columns and groups.
 _GROUP = 4096
 
 
@@ -41,9 +41,9 @@ class TableInfo:
     """
     What is common to all rows of a table.
 
-    `model` is a shipped name, or where the bundle was; it may have been moved, so that only
-    `model_sha256`, its `model_digest`, is compared. With `settings`, by dotted name, and the model
-    the pipeline reproduces the masks. `num_features` is the length of that column.
+    `model` is a shipped name, or the path of the bundle; it may have been moved, so that only
+    `model_sha256`, its `model_digest`, is compared. With the model and `settings`, by dotted name,
+    the pipeline reproduces the masks. `num_features` is the length of the column `features`.
 
     """
 
@@ -61,15 +61,15 @@ class TableInfo:
 @dataclass(frozen=True)
 class ScoreRow:
     """
-    A frame.
+    A row of the table, one frame.
 
     `run` distinguishes runs of one name, by default by the source; `source` is the path as it was
     given and `kind` 'bag', 'folder' or 'log'. `topic` is that of the image, or the camera of a
     log, and `index` the position of the message in its topic, or of the file in sorted order;
     unreadable ones count too. `scores` are in the order of `TableInfo.score_names`, NaN if
-    unknown, `shares` those of each class in the mask. `features` are of the image and of
-    what the network made of it. By `file` a picture of a folder is known when others come and go;
-    `verdict_reason` is the verdict in words.
+    unknown, `shares` those of each class in the mask. `features` describe the image and the
+    result of the network. `file` identifies a picture of a folder when others are added or
+    removed; `verdict_reason` is the verdict in words.
 
     """
 
@@ -97,13 +97,13 @@ def frame_key(source: str, topic: str, index: int, file: str | None = '') -> str
     """
     Return the name of a frame in a table: ``<source>#<topic>#<index>``.
 
-    A picture of a folder has its file name in the place of the index.
+    A picture of a folder has its file name instead of the index.
     """
     return f'{source}#{topic}#{file or index}'
 
 
 def info_of(schema: Any) -> TableInfo:
-    """Read the metadata of a `pyarrow.Schema`; TableError if it is of no score table."""
+    """Read the metadata of a `pyarrow.Schema`; TableError if it is not of a score table."""
     raw = (schema.metadata or {}).get(TABLE_KEY)
     if raw is None:
         raise TableError('a Parquet file without the metadata of a score table',
@@ -137,7 +137,7 @@ def schema_of(info: TableInfo) -> Any:
 
 
 def _record(row: ScoreRow, info: TableInfo) -> dict[str, Any]:
-    """Return the values of a frame by column, and by other names that no column has."""
+    """Return the values of a frame by column, and other values that no column has."""
     return {
         **vars(row), 'frame_key': frame_key(row.source, row.topic, row.index, row.file),
         'run': row.run or row.source, 'confident': row.is_confident,
@@ -161,7 +161,7 @@ def new_part(path: Path, info: TableInfo) -> Iterator[ScoreWriter]:
     words = ['frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'verdict', FILE_COLUMN]
     with _as_table_error(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Arrow takes no path with bytes that are no UTF-8.
+        # Arrow does not accept a path that is not UTF-8.
         with whole_file(path) as draft, draft.open('wb') as file, ParquetWriter(
                 file, schema, compression='zstd', use_dictionary=words) as writer:
             part = ScoreWriter(path, info, schema, writer)
@@ -188,7 +188,7 @@ class ScoreWriter:
         self._facts = facts
 
     def finish(self) -> None:
-        """Write what is left, and the facts."""
+        """Write the remaining rows and the facts."""
         if self._rows:
             self._flush()
         text = json.dumps(self._facts, sort_keys=True)
@@ -227,7 +227,7 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
     Read parts, or folders of parts, as one table; all columns if none is named.
 
     Rows are in the order of the paths, of the parts' names and of the frames; `info_of` reads the
-    table's metadata. Raises TableError if a file is no part, there is none, or their models or
+    table's metadata. Raises TableError if a file is not a part, there is none, or their models or
     settings differ.
     """
     asked = [paths] if isinstance(paths, Path) else list(paths)
@@ -247,10 +247,10 @@ def read_rows(paths: Path | Sequence[Path], columns: Sequence[str] | None = None
 
 def read_keys(paths: Sequence[Path], keys: Sequence[str], columns: Sequence[str]) -> Any:
     """
-    Read the rows with these frame keys, in their order, without holding the others.
+    Read the rows with these frame keys, in the order of the keys, without holding the others.
 
-    Of several rows of a key the first counts; keys that are in no part are left out. Errors as of
-    `read_rows`.
+    The columns must include `frame_key`. Of several rows of a key the first is read; keys that are
+    in no part are left out. Raises TableError if a part is missing or unreadable.
     """
     import pyarrow
     from pyarrow import compute
@@ -279,9 +279,9 @@ def read_facts(part: Path) -> dict[str, Any]:
 
 def unique_dives(table: Any) -> list[str]:
     """
-    Name the dive of each row so that two runs of one name are two dives.
+    Return the name of the dive of each row, with different names for different runs.
 
-    `table` holds all rows that are to be distinguished. A name gets '_' and the `short_digest` of
+    `table` has all rows that are to be distinguished. A name gets '_' and the `short_digest` of
     its run if rows of another run have the same name. A run of several files is one dive.
     """
     pairs = list(zip(table.column('dive').to_pylist(), table.column('run').to_pylist(),
@@ -331,6 +331,6 @@ def _opened(part: Path, read: Callable[[Any], Any]) -> Any:
     try:
         with part.open('rb') as file:
             return read(ParquetFile(file))
-    except (OSError, ValueError) as err:  # those of pyarrow are ValueErrors
+    except (OSError, ValueError) as err:  # errors of pyarrow are ValueErrors
         raise TableError(f'{part} cannot be read ({err})', 'a part of a score table',
                          'delete it and score its source again') from err

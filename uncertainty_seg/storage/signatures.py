@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Sign bytes and check signatures: Ed25519, keys and signatures as openssl reads and writes them.
+Sign bytes and check signatures: Ed25519, with keys and signatures in the formats of openssl.
 
-A key pair is made, and a signature checked, without this package::
+A key pair can be made, and a signature checked, without this package::
 
     openssl genpkey -algorithm ed25519 -out key.pem
     openssl pkey -in key.pem -pubout -out key.pub.pem
@@ -28,7 +28,7 @@ from uncertainty_seg.errors import (
 )
 from uncertainty_seg.storage.foreign_files import read_bytes, why
 
-# A key's file has some 120 bytes.
+# The file of a key has about 120 bytes.
 _MOST_KEY_BYTES = 10_000
 # An Ed25519 public key as DER, in base64: the one line inside its PEM file.
 _KEY_LINE_BYTES = 44
@@ -37,18 +37,18 @@ _PUBLIC = 'openssl pkey -in key.pem -pubout -out key.pub.pem'
 
 
 class SigningKey(Protocol):
-    """A private key of the library."""
+    """A private key of the library cryptography."""
 
     def sign(self, data: bytes, /) -> bytes:
-        """Return the signature of some bytes, 64 bytes."""
+        """Return the signature of `data`, 64 bytes."""
 
 
 def read_private_key(path: Path | str) -> SigningKey:
     """
     Read a private key without a password.
 
-    Raises ConfigError if it is no PEM file of an Ed25519 private key, and BackendUnavailableError
-    if the library is not installed.
+    Raises ConfigError if it is not a PEM file of an Ed25519 private key, and
+    BackendUnavailableError if the library is not installed.
     """
     _library()
     from cryptography.hazmat.primitives import serialization
@@ -69,9 +69,9 @@ def read_private_key(path: Path | str) -> SigningKey:
 
 def require_signature(data: bytes, signature: bytes, keys: Sequence[str], what: str) -> None:
     """
-    Refuse bytes that none of some public keys, PEM files or the line inside of one, has signed.
+    Refuse bytes that no public key of `keys`, PEM files or the line inside of one, has signed.
 
-    `what` names them in the error. Raises ModelBundleError if the signature is of none of the
+    `what` names the bytes in the error. Raises ModelBundleError if the signature is of none of the
     keys, ConfigError if a key cannot be read, BackendUnavailableError without the library.
     """
     library = _library()

@@ -3,7 +3,7 @@
 Write a file or folder whole or not at all, and lock a file for one process.
 
 Both are written under another name, flushed to the disk and renamed, so that neither a killed
-process nor a power cut shows half of them; the rename is flushed as well. This is the only module
+process nor a power cut leaves half of them; the rename is flushed as well. This is the only module
 of the package that renames anything on disk.
 
 """
@@ -30,8 +30,8 @@ def whole_file(path: Path, draft_name: str | None = None) -> Iterator[Path]:
     Write a file through a draft; it appears under its name at the end of the block, or not at all.
 
     The name of the draft ends in '.tmp' by default and contains the process id: two processes may
-    write the same file, and drafts of killed ones can be recognised. Raises OSError if the disk
-    refuses; an older file stays as it was.
+    write the same file, and drafts of killed ones can be recognised. Raises OSError if writing
+    fails; an older file stays unchanged.
     """
     draft = path.with_name(draft_name or f'.{path.name}.{os.getpid()}.tmp')
     try:
@@ -49,7 +49,7 @@ def replace_file(path: Path, content: str | bytes, draft_name: str | None = None
     """
     Write a file of this content; parameters and errors as `whole_file`.
 
-    Text is written as UTF-8, with bytes of file names that are none as an escape.
+    Text is written as UTF-8; bytes of file names that are not UTF-8 are escaped.
     """
     data = content.encode(errors='backslashreplace') if isinstance(content, str) else content
     with whole_file(path, draft_name) as draft:
@@ -64,11 +64,11 @@ def whole_folder(
     """
     Fill a folder, the draft; it appears under its name at the end of the block, or not at all.
 
-    Raises OSError if the disk refuses; an older folder stays as it was.
+    Raises OSError if writing fails; an older folder stays unchanged.
 
-    The path may be a link; its parent exists. An older folder is replaced at the end, or refused
-    if it is not empty. Without `is_synced` no file is flushed to the disk: for thousands that can
-    be made again.
+    The path may be a link; its parent must exist. An older folder is replaced at the end or,
+    without `is_replacing`, refused if it is not empty. Without `is_synced` no file is flushed to
+    the disk: for thousands of files that can be created again.
 
     """
     path = path.resolve()
@@ -91,7 +91,7 @@ def whole_folder(
 
 
 def _put_in_place(draft: Path, path: Path) -> None:
-    """Rename a folder, over an older one, which is put back if this fails or is interrupted."""
+    """Rename a folder over an older one, which is restored if this fails or is interrupted."""
     if not path.exists():
         rename(draft, path)
         return
@@ -107,12 +107,12 @@ def _put_in_place(draft: Path, path: Path) -> None:
 
 
 def rename(path: Path, target: Path) -> None:
-    """Rename a file or folder on one disk, over a file or empty folder; OSError if refused."""
+    """Rename a file or folder on one disk, over a file or empty folder; OSError if it fails."""
     os.replace(path, target)
 
 
 def sync(path: Path) -> None:
-    """Flush a file or folder to the disk; OSError if the disk refuses."""
+    """Flush a file or folder to the disk; OSError if the disk fails."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -122,10 +122,10 @@ def sync(path: Path) -> None:
 
 def lock_file(path: Path) -> int:
     """
-    Lock a file for this process, made if it is missing; returns a descriptor whose end ends it.
+    Lock a file for this process, created if missing; closing the returned descriptor unlocks it.
 
-    There is no lock on network disks that do not support any. Raises BlockingIOError if another
-    process holds it; OSError if the file cannot be made.
+    Network disks without support for locks give none. Raises BlockingIOError if another process
+    holds the lock; OSError if the file cannot be created.
     """
     # Open for reading: a file open for writing would keep a disk from being made read-only.
     descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -141,7 +141,7 @@ def lock_file(path: Path) -> int:
 
 @contextmanager
 def one_at_a_time(folder: Path, error: type[UncertaintySegError], lock: str) -> Iterator[None]:
-    """Make a folder and hold its lock to the end of the block; the error if another has it."""
+    """Make a folder and hold its lock in the block; raise `error` if another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
         held = lock_file(folder / lock)
@@ -155,7 +155,7 @@ def one_at_a_time(folder: Path, error: type[UncertaintySegError], lock: str) -> 
 
 
 def json_text(values: Mapping[str, Any]) -> str:
-    """Write values as one line of JSON; numbers that it does not know become null."""
+    """Return values as one line of JSON; numbers that are not finite become null."""
     return json.dumps(_known_to_json(values), allow_nan=False)
 
 
@@ -165,7 +165,7 @@ def _known_to_json(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_known_to_json(item) for item in value]
     if hasattr(value, 'dtype'):
-        value = value.item()  # a number of numpy
+        value = value.item()  # a scalar of numpy
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (bool, int, str)) else str(value)

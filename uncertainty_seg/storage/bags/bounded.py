@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Bags from elsewhere expand to a stated size at most: no kilobytes become gigabytes of memory.
+Bound the decompression of bags: a foreign bag of kilobytes must not expand to gigabytes of memory.
 
-rosbags and mcap decompress a chunk, a message or a file in one call and without a limit, and what
-the bag says of its size may be wrong. Their calls are replaced, for the whole process, by others
-that stop where the budget ends.
+rosbags and mcap decompress a chunk, a message or a file in one call and without a limit, and the
+size stated in the bag may be wrong. Their calls are replaced, for the whole process, by others
+that stop at a budget.
 
 """
 
@@ -27,8 +27,8 @@ def expand(make: Callable[[], Any], data: bytes, most: int) -> bytes:
     """
     Decompress one frame after the other, up to `most` bytes in all.
 
-    `make` returns a decompressor of the standard library's kind. Raises ValueError if there is
-    more, or the data are cut off.
+    `make` returns a decompressor with the interface of the standard library's. Raises ValueError
+    if there is more, or the data is truncated.
     """
     found, left = bytearray(), data
     while True:
@@ -63,7 +63,7 @@ class _BoundedFile(io.RawIOBase):
 
 @lru_cache(maxsize=1)
 def bound_decompression() -> None:
-    """Replace the libraries' decompressors; BagError if they are not where they were."""
+    """Replace the libraries' decompressors; BagError if a library has moved them."""
     try:
         _replace()
     except (ImportError, AttributeError, KeyError) as err:
@@ -100,7 +100,7 @@ def _replace() -> None:
     for places, names in ((storage_mcap.DECOMPRESSORS, ('zstd', 'lz4')),
                           (rosbag1.decompressors, ('bz2', 'lz4'))):
         for name in names:
-            places[name]  # KeyError if it is not one of them
+            places[name]  # KeyError if the library does not have it
             places[name] = bounded(name)
     assert mcap_stream.lz4 and mcap_stream.zstandard
     mcap_stream.lz4 = SimpleNamespace(decompress=bounded('lz4'))

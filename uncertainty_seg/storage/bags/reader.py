@@ -30,17 +30,17 @@ from uncertainty_seg.storage.bags.bounded import bound_decompression
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 COMPRESSED_TYPE = 'sensor_msgs/msg/CompressedImage'
 CAMERA_NAMES = ('image', 'image_raw')
-# What a node of this package makes of a camera's images, by the last part of the topic.
+# Images published by a node of this package, by the last part of the topic.
 _MADE = ('mask', 'mask_color', 'confidence', 'uncertainty', 'unknown', 'heatmap', 'overlay')
 MCAP_ENDING = '.mcap'
-# What image_transport appends to the topic of a camera, and to that of its depth.
+# Suffixes that image_transport appends to the topic of a camera, and to that of its depth.
 _COMPRESSED, _DEPTH = '/compressed', '/compressedDepth'
 _LOG = logging.getLogger(__name__)
 
 
 @lru_cache(maxsize=1)
 def typestore() -> Any:
-    """Return Humble's message definitions, cached: those used here are the same ever since."""
+    """Return Humble's message definitions, cached; those used here have not changed since."""
     from rosbags.typesys import get_typestore, Stores
 
     return get_typestore(Stores.ROS2_HUMBLE)
@@ -79,7 +79,7 @@ class BagReader:
     """
     An open bag, a rosbag2 folder, its .mcap or .db3 file, or a rosbag1 file; use it with `with`.
 
-    Raises BagError if the path is missing or no readable bag.
+    Raises BagError if the path is missing or not a readable bag.
 
     """
 
@@ -109,7 +109,7 @@ class BagReader:
         return False
 
     def topics(self) -> dict[str, str]:
-        """Return topic to message type, sorted by topic."""
+        """Return the message type by topic, sorted by topic."""
         return dict(sorted((c.topic, c.msgtype) for c in self._reader.connections))
 
     def count(self, topic: str) -> int:
@@ -126,7 +126,7 @@ class BagReader:
         """
         Read the messages of these topics in the order of bag time; missing topics are ignored.
 
-        `span_ns` are the first bag time and the one to end before; without it all are read. Raises
+        `span_ns` is a range of bag times, without its end; by default all are read. Raises
         BagError if the file ends early or is damaged.
         """
         wanted = [c for c in self._reader.connections if c.topic in topics]
@@ -169,7 +169,7 @@ def header_stamp_ns(message: Any) -> int:
 
 
 def bag_image(item: BagMessage) -> BagImage:
-    """Convert a message of images, raw or compressed."""
+    """Convert an image message, raw or compressed."""
     message = item.message
     data = np.asarray(message.data, np.uint8)
     raw: RawImage | ImageFile
@@ -186,8 +186,8 @@ def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -
     """
     Choose the topic of sensor_msgs/Image or CompressedImage to read, of those that a bag has.
 
-    None takes the only one, or the only one with a camera's usual name, `image` or `image_raw`;
-    compressed ones only if there is no other, and none that a node made of a camera's images.
+    None selects the only one, or the only one with a camera's usual name, `image` or `image_raw`;
+    compressed ones only if there is no other, and never one that a node of this package published.
     Raises BagError if it is missing, is not of images, or the choice is ambiguous.
     """
     listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
@@ -231,18 +231,18 @@ class McapStream:
     """
     The messages of one MCAP file, read once from its start up to its end or a damaged chunk.
 
-    Raises BagError if it is no MCAP file at all.
+    Raises BagError if it is not an MCAP file at all.
 
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Topic to message type, as far as read.
+        # Message type by topic, of the messages read so far.
         self.types: dict[str, str] = {}
         self._fault: Exception | None = None
 
     def counts(self) -> Counter[str]:
-        """Return topic to number of messages."""
+        """Return the number of messages by topic."""
         return Counter(topic for topic, _, _ in self._items())
 
     def messages(self, topic: str) -> Iterator[BagMessage | BadMessage]:

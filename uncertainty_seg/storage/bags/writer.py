@@ -30,9 +30,9 @@ STORAGES = ('mcap', 'sqlite3')
 # Humble and Jazzy read 8; Humble does not read 9.
 METADATA_VERSION = 8
 METADATA_FILE = 'metadata.yaml'
-# rosbags names the file after its folder: so it has the same name in every bag.
+# rosbags names the file after its folder; with this folder the name is the same in every bag.
 _INNER_NAME = 'bag_0'
-# What the header of a message can hold: seconds of 31 bits, and nanoseconds of 32.
+# The latest time in the header of a message: seconds of 31 bits, and nanoseconds of 32.
 LATEST_NS = (2**31 - 1) * 10**9 + 2**32 - 1
 
 
@@ -40,10 +40,9 @@ class BagWriter:
     """
     A bag under construction, in a folder whose parents are made; use it with `with`.
 
-    The storage is 'mcap' (chunks compressed by zstd) or 'sqlite3'. An exception in the block
-    removes what was written. `overwrite` replaces an older bag at the end; anything that is no bag
-    is left untouched. Raises BagError if the path exists, is not writable, or the storage is
-    unknown.
+    The storage is 'mcap' (chunks compressed by zstd) or 'sqlite3'. After an exception in the block
+    the unfinished bag is removed. `overwrite` replaces an older bag at the end, but nothing that
+    is not a bag. Raises BagError if the path exists, is not writable, or the storage is unknown.
 
     """
 
@@ -62,7 +61,7 @@ class BagWriter:
         self.num_messages = 0
 
     def __enter__(self) -> BagWriter:
-        """Make the draft of the bag beside its place."""
+        """Create the draft of the bag next to its final path."""
         with _as_bag_error(self.path), ExitStack() as stack:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._inner = stack.enter_context(
@@ -103,7 +102,7 @@ class BagWriter:
         """
         Write a message as CDR, as from a raw subscription, of a type of Humble's interfaces.
 
-        Raises BagError if the type is unknown or the disk refuses.
+        Raises BagError if the type is unknown or writing fails.
         """
         with _as_bag_error(self.path):
             self._writer.write(self._connection(topic, kind), received_ns, data)
@@ -115,8 +114,8 @@ class BagWriter:
         plugin = StoragePlugin[self._storage.upper()]
         writer = Writer(folder, version=METADATA_VERSION, storage_plugin=plugin)
         if self._storage == 'mcap':
-            # rosbags' own writes no checksums of chunks, without which readers do not notice
-            # bytes that were damaged on the disk.
+            # The storage of rosbags writes no checksums of chunks, without which readers do not
+            # notice bytes that were damaged on the disk.
             writer.STORAGE_PLUGINS = {plugin: _McapStorage}
         writer.open()
         return writer
@@ -133,7 +132,7 @@ class BagWriter:
 
 
 class _McapStorage:
-    """The MCAP file of a rosbags `Writer` (its protocol `StorageWriter`), by the package mcap."""
+    """The MCAP storage of a rosbags `Writer` (its protocol `StorageWriter`), by package mcap."""
 
     def __init__(self, folder: Path, compression: object) -> None:
         from mcap.writer import Writer
@@ -179,7 +178,7 @@ def _require_free(path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def _as_bag_error(path: Path) -> Iterator[None]:
-    # rosbags passes on the errors of its storages; those of sqlite3 are no OSErrors.
+    # rosbags passes on the errors of its storages; those of sqlite3 are not OSErrors.
     from rosbags.rosbag2 import WriterError
 
     try:
@@ -248,7 +247,7 @@ def value_message(value: bool | float | str) -> Any:
 
 
 def numbers_message(stamp_ns: int, frame_id: str, numbers: Mapping[str, float]) -> Any:
-    """Build a sensor_msgs/JointState of named numbers, as `~/verdict` is."""
+    """Build a sensor_msgs/JointState of named numbers, the type of `~/verdict`."""
     return _message(
         'sensor_msgs/msg/JointState', header=_header(stamp_ns, frame_id), name=list(numbers),
         position=np.array(list(numbers.values()), np.float64), velocity=np.zeros(0),
@@ -278,7 +277,7 @@ def diagnostics_message(
 def _header(stamp_ns: int, frame_id: str) -> Any:
     seconds = min(stamp_ns // 10**9, 2**31 - 1)
     nanoseconds = stamp_ns - seconds * 10**9
-    if seconds < -2**31 or stamp_ns > LATEST_NS:  # ROS 1 knows times up to 2106
+    if seconds < -2**31 or stamp_ns > LATEST_NS:  # a ROS 1 time may be up to 2106
         raise BagError(f'the stamp of an image is {stamp_ns // 10**9} s',
                        'a time before 2038, as ROS 2 has')
     stamp = _message('builtin_interfaces/msg/Time', sec=seconds, nanosec=nanoseconds)

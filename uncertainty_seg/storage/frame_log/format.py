@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The format of a frame log: what it is given, what lies where on disk, and how it is read.
+The format of a frame log: its input, its files on disk, and how they are written and read.
 
 ::
 
@@ -11,8 +11,8 @@ The format of a frame log: what it is given, what lies where on disk, and how it
                           uncertainty.png   16 bit: 0..65534 is 0..1, 65535 is not a number
 
 A frame is written to a hidden folder and renamed, so that neither a killed process nor a power cut
-shows half a frame. A frame that is to be evicted is first hidden as `.out-`, which can be undone,
-and removed as `.gone-` once that is decided.
+leaves half a frame. A frame to be evicted is first hidden as `.out-`, which can be undone, and
+renamed to `.gone-` and removed once the eviction is decided.
 
 """
 
@@ -64,9 +64,9 @@ class LogFrame:
     A processed frame that is offered to the log.
 
     The log keeps references and reads the arrays later, in its own thread: the caller must not
-    modify them any more, nor what the two functions read. A stamp of 0 is none: the time of the
-    offer is used. The image is as received if it was compressed, else BGR; `encoding` is that of
-    the message. `mask` and `uncertainty` return class ids, (H, W) of uint8, and the published map,
+    modify them any more, nor the data that the two functions read. A stamp of 0 is missing: the
+    time of the offer is used. The image is as received if it was compressed, else BGR; `encoding`
+    is that of the message. `mask` and `uncertainty` return class ids, (H, W) of uint8, and a map,
     (H, W) of float32, 0..1 or NaN, at the size of the image; they are called once, for kept frames
     only, and keep `held_bytes` of memory alive.
 
@@ -146,12 +146,12 @@ class LoggedFrame:
 
     @property
     def frame_id(self) -> str:
-        """Its name, unique in the log."""
+        """Return its name, unique in the log."""
         return str(self.sidecar['frame_id'])
 
     @property
     def image_path(self) -> Path:
-        """Return the camera image."""
+        """Return the path of the camera image."""
         return self.folder / str(self.sidecar['image']['file'])
 
     def read_image(self) -> ImageU8:
@@ -189,11 +189,11 @@ class LoggedFrame:
 
 def iter_frames(folder: Path | str, problems: list[str] | None = None) -> Iterator[LoggedFrame]:
     """
-    Iterate over the frames of a log by name, that is by stamp; it may be being written.
+    Iterate over the frames of a log by name, that is by stamp, even while it is being written.
 
     `problems` receives a sentence for each frame with an unreadable `frame.json`, which is left
-    out. Raises FrameLogError if the folder is no frame log, or, without `problems`, a frame is
-    damaged.
+    out. Raises FrameLogError if the folder is not a frame log, or, without `problems`, if a frame
+    is damaged.
     """
     frames = Path(folder) / FRAMES_FOLDER
     if not frames.is_dir():
@@ -216,7 +216,7 @@ def read_sidecar(path: Path) -> dict[str, Any]:
     """
     Read the `frame.json` of a frame's folder.
 
-    Raises FrameLogError if it is missing, no JSON, of another version, or lacks required entries.
+    Raises FrameLogError if it is missing, not JSON, of another version, or lacks required entries.
     """
     file = path / SIDECAR_FILE
     try:
@@ -236,7 +236,7 @@ def uncertainty_to_uint16(values: FloatMap) -> Any:
     """
     Convert an uncertainty map, (H, W) of float32 in 0..1 (clipped) or NaN, to uint16.
 
-    The step is 1/65534, NaN becomes 65535. ShapeError if it is no map of float32.
+    The step is 1/65534, NaN becomes 65535. ShapeError if it is not a map of float32.
     """
     require_shape('uncertainty', values, (None, None), np.float32)
     packed = np.multiply(values, np.float32(_FULL_VALUE))
@@ -262,7 +262,7 @@ def decode_frame(frame: LogFrame) -> tuple[ImageU8, int]:
     """
     Return the image of a frame, BGR, (H, W, 3), and its 64-bit perceptual hash.
 
-    ImageError if its bytes are no image, ShapeError if its array is none.
+    ImageError if its bytes are not an image, ShapeError if its array is not.
     """
     image = decode(frame.image) if isinstance(frame.image, ImageFile) else frame.image
     return image, perceptual_hash(image)
@@ -275,9 +275,9 @@ def frame_files(
     """
     Encode the files of a frame of a run; content by file name.
 
-    `facts` are what only the log knows: frame_id, reason, phash and reservoir. Raises ShapeError
-    or ImageError if mask or uncertainty have another size than the image, or something cannot be
-    encoded.
+    `facts` are the entries that the log determines: frame_id, reason, phash and reservoir. Raises
+    ShapeError or ImageError if mask or uncertainty have another size than the image, or something
+    cannot be encoded.
     """
     height, width = image_bgr.shape[:2]
     mask, uncertainty = frame.mask(), frame.uncertainty()
@@ -290,7 +290,7 @@ def frame_files(
         image_file: image,
         MASK_FILE: _encoded('.png', mask),
         UNCERTAINTY_FILE: _encoded('.png', uncertainty_to_uint16(uncertainty)),
-        # Without `indent`, which would be encoded in Python code and so hold up the node.
+        # Without `indent`: json would then encode in Python code, and so delay the node.
         SIDECAR_FILE: (whole_files.json_text(sidecar) + '\n').encode(),
     }
 
@@ -341,7 +341,7 @@ def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None
     """
     Add a frame to a log, under a name that is not in use; content by file name.
 
-    OSError if the disk refuses. Nothing of the frame remains then, if the disk allows to clean up.
+    OSError if writing fails; nothing of the frame remains then, unless removing it fails as well.
     """
     place = folder / FRAMES_FOLDER / frame_id
     with whole_files.whole_folder(place, f'{BUILDING}{frame_id}') as draft:
@@ -350,7 +350,7 @@ def write_frame(folder: Path, frame_id: str, files: Mapping[str, bytes]) -> None
 
 
 def hide_frame(folder: Path, frame_id: str, is_hidden: bool = True) -> None:
-    """Hide a frame that may have to be evicted, or undo that; OSError if the disk refuses."""
+    """Hide a frame that may have to be evicted, or undo that; OSError if the disk fails."""
     frames = folder / FRAMES_FOLDER
     before, after = frame_id, f'{_HIDDEN}{frame_id}'
     if not is_hidden:
@@ -359,7 +359,7 @@ def hide_frame(folder: Path, frame_id: str, is_hidden: bool = True) -> None:
 
 
 def remove_frame(folder: Path, frame_id: str) -> None:
-    """Remove a frame, hidden or not, for good; OSError if the disk refuses."""
+    """Remove a frame, hidden or not, for good; OSError if the disk fails."""
     frames = folder / FRAMES_FOLDER
     hidden, leaving = frames / f'{_HIDDEN}{frame_id}', frames / f'{_LEAVING}{frame_id}'
     whole_files.rename(hidden if hidden.exists() else frames / frame_id, leaving)
@@ -371,7 +371,7 @@ def sweep(folder: Path, evicted: Container[str]) -> tuple[int, list[str]]:
     Remove the remains of a crash, and show hidden frames that were not `evicted` by the index.
 
     Returns the number of frames that were being written, and the ids of those that were being
-    removed. Raises OSError if the disk refuses.
+    removed. Raises OSError if the disk fails.
     """
     num_unfinished, leaving = 0, []
     for path in sorted((folder / FRAMES_FOLDER).iterdir()):
@@ -399,7 +399,7 @@ def lock_folder(folder: Path) -> int:
 
 
 def require_device(folder: Path, device: int) -> None:
-    """Refuse a folder that would be made on another disk than before, with FrameLogError."""
+    """Raise FrameLogError if a folder would be created on another disk than before."""
     nearest = folder
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
@@ -408,7 +408,7 @@ def require_device(folder: Path, device: int) -> None:
                             fix='mount it again')
 
 
-# Errno -> cause that drops are counted under, what happened, what to do.
+# For each errno the cause that drops are counted under, what happened, and what to do.
 _DISK_ERRORS = {
     errno.ENOSPC: ('disk_full', 'its disk is full', 'make room'),
     errno.EDQUOT: ('disk_full', "its user's disk quota is used up", 'make room'),

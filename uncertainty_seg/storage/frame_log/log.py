@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The frame log of the node: is offered every frame, keeps those that matter, never blocks.
+The frame log of the node: it receives every frame, keeps selected ones, and never blocks.
 
-`offer` chooses by flag, window, interval and chance, and puts chosen frames into a bounded queue.
-A thread of its own skips near-duplicates, encodes and writes. A full queue drops frames and counts
-them; a disk that refuses is tried again later, which `state` reports. Errors are counted and
-reported; none of them ends the thread.
+`offer` selects by flag, window, interval and at random, and puts selected frames into a bounded
+queue. A separate thread skips near-duplicates, encodes and writes. If the queue is full, frames
+are dropped and counted; if the disk fails, it is tried again later, which `state` reports. Errors
+are counted and reported; none of them ends the thread.
 
 """
 
@@ -43,22 +43,22 @@ from uncertainty_seg.storage.frame_log.store import (
     stable_uniforms,
 )
 
-# A node that is back within this time was restarted under water.
+# A node that restarts within this time continues the dive.
 SAME_DIVE_S = 600.0
-# The pipeline has priority for the processor. Not a higher value: a thread that hardly runs may be
-# preempted while it holds Python's lock, and then the whole node waits.
+# The pipeline has priority for the processor. The value is not higher, because a thread that
+# hardly runs may be preempted while it holds the GIL, and then the whole node waits.
 NICENESS = 5
-# Frames that may wait to be written. The control must not depend on how much is flagged: it has
-# places and memory of its own.
+# Frames that may wait to be written. Control frames must not depend on the number of flagged ones,
+# so places and memory are reserved for them.
 QUEUE_FRAMES = 64
 _CONTROL_PLACES, _CONTROL_MEMORY = 4, 1 / 8
-# Time until a disk that refused is tried again.
+# Time until a failed disk is tried again.
 RETRY_S = 5.0
 # Number of kept frames of a camera that a new one is compared with.
 _NUM_RECENT = 16
 # A requested frame outranks every score.
 _TRIGGER_LOG_WEIGHT = 1000.0
-# Why frames are lost, by an error or want of room; `control`: the queue had none for the control.
+# Why frames are lost, by an error or lack of room; `control`: the queue had none for the control.
 _DROP_CAUSES = ('queue_full', 'memory_full', 'control', 'disk_full', 'read_only',
                 'folder_missing', 'not_writable', 'disk_error', 'other_writer', 'no_room',
                 'too_big', 'bad_frame', 'closing')
@@ -66,8 +66,8 @@ _DROP_CAUSES = ('queue_full', 'memory_full', 'control', 'disk_full', 'read_only'
 _SKIP_CAUSES = ('interval', 'duplicate', 'outranked')
 # Tolerance for the rate of a camera.
 _SLACK_S = 1e-3
-# A driver with several threads may swap neighbours. Stamps that go back by more than this are of
-# another recording, or the clock was set.
+# A driver with several threads may swap neighbouring frames. If stamps go back by more than this,
+# another recording has begun or the clock was set.
 _SWAPPED_S = 1.0
 WAITING, CHOSEN, WRITING, KEPT, SKIPPED = 'waiting', 'chosen', 'writing', 'kept', 'skipped'
 _log = logging.getLogger(__name__)
@@ -75,10 +75,10 @@ _log = logging.getLogger(__name__)
 
 def dive_name(folder: Path, settings: LogSettings, fallback: str, now_s: float) -> str:
     """
-    Name the dive that begins or continues now; `fallback` is the name of one that begins.
+    Return the name of the dive that begins or continues now; `fallback` is for one that begins.
 
-    It is the dive of the newest frame if that was written within `SAME_DIVE_S` and no name is
-    given: by the time of the file, since stamps may be of another clock.
+    If no name is set, the dive of the newest frame continues if that was written within
+    `SAME_DIVE_S`, by the time of the file, since stamps may be of another clock.
     """
     if settings.dive:
         return settings.dive
@@ -147,14 +147,14 @@ class FrameLog:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its thread is gone though nobody closed it: nothing is written any more."""
+        """Return whether its thread has ended without `close`: nothing is written any more."""
         return not self._is_closing and not self._thread.is_alive()
 
     def offer(self, frame: LogFrame) -> None:
         """
         Offer a processed frame; never blocks.
 
-        Every frame has to be offered, for the window before a flagged one and the control.
+        Offer every frame: the window before a flagged frame and the random control need them.
         """
         with self._work:
             if self._is_closing:
@@ -258,7 +258,7 @@ class FrameLog:
         return ''
 
     def _run(self) -> None:
-        # Threads have a niceness of their own on Linux.
+        # On Linux every thread has its own niceness.
         with suppress(OSError, AttributeError):
             mine = os.getpriority(os.PRIO_PROCESS, 0)
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(mine, NICENESS))
@@ -435,11 +435,11 @@ class FrameLogWriter:
         self._kept(item)
 
     def _is_repeated(self, item: Candidate, phash: int) -> bool:
-        # The control is chosen by chance alone, and a requested frame is always wanted.
+        # Control frames are selected at random only, and a requested frame is always kept.
         if item.is_onset or item.reason in ('control', 'trigger'):
             return False
-        # A flagged frame is compared with flagged ones only: what made it so may be small, and
-        # then the hash of the scene does not show it.
+        # A flagged frame is compared with flagged ones only: the cause of the flag may be too
+        # small to change the hash of the scene.
         return any((phash ^ old).bit_count() < self._settings.duplicate_bits
                    for old, was_flagged in self._recent.get(item.frame.camera, ())
                    if was_flagged or not item.frame.is_flagged)
@@ -492,7 +492,7 @@ class FrameLogWriter:
         self._report(sentence)
 
     def _bad_frame(self, sentence: str) -> None:
-        self._report(sentence)  # whoever sees the count finds its reason
+        self._report(sentence)  # first: a reader of the count then finds its reason
         self.state.dropped['bad_frame'] += 1
 
     def _report(self, sentence: str) -> None:
@@ -527,9 +527,9 @@ class Candidate:
     """
     A frame and its state.
 
-    `time_s` is its stamp, or the time of its offer, and not before that of the frame before;
-    `uniforms` are random numbers for the choice as control and for the reservoir; `is_onset` is
-    the first flagged frame of an event, which is never a duplicate.
+    `time_s` is its stamp, or the time of its offer, and not less than that of the frame before;
+    `uniforms` are random numbers for the selection as control and for the reservoir; `is_onset`
+    marks the first flagged frame of an event, which is never treated as a duplicate.
 
     """
 
@@ -600,7 +600,7 @@ class FrameRing:
     def _camera_at(self, name: str, time_s: float) -> _CameraRing:
         camera = self._cameras.setdefault(name, _CameraRing())
         if time_s < camera.now_s - max(_SWAPPED_S, self.settings.before_s):
-            # Time differences to older frames mean nothing.
+            # Time differences to older frames are meaningless.
             self._take_out(camera, list(camera.ring))
             camera = self._cameras[name] = _CameraRing()
         camera.now_s = max(camera.now_s, time_s)
@@ -615,8 +615,8 @@ class FrameRing:
             camera.is_onset_due |= is_new
         camera.was_flagged = item.frame.is_flagged
         if item.uniforms[0] < settings.control_share:
-            # Whether it is kept depends on chance alone, and the other frames are kept as if it
-            # did not exist.
+            # It is selected at random only, and the other frames are selected as if it did not
+            # exist.
             item.reason = 'control'
             return [item]
         if item.frame.is_flagged:
@@ -633,13 +633,13 @@ class FrameRing:
         return [item]
 
     def _gap_s(self, window_s: float) -> float:
-        """Return the least time between frames of a window; a short window has one frame."""
+        """Return the minimum time between frames of a window; a short window has one frame."""
         return min(self.settings.min_interval_s, window_s) - _SLACK_S
 
     def _flagged(self, camera: _CameraRing, item: Candidate) -> list[Candidate]:
         before_s = self.settings.before_s
         gap_s = self._gap_s(before_s)
-        # Flagged frames that followed another one too soon are no context.
+        # Flagged frames that were skipped for their short interval are not context.
         context = [old for old in camera.ring if not old.frame.is_flagged
                    and old.time_s >= max(item.time_s - before_s - _SLACK_S, camera.kept_s + gap_s)]
         before: list[Candidate] = []
@@ -649,7 +649,7 @@ class FrameRing:
                 next_s = old.time_s
                 before.append(old)
         if not before:
-            before = context[:1]  # the ring was cut for memory, or a flag was kept just before
+            before = context[:1]  # the ring lost frames for memory, or a frame was just kept
         for old in before:
             old.reason = 'window'
         self._take_out(camera, before)

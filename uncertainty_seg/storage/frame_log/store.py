@@ -2,13 +2,13 @@
 """
 The frames on disk within their quota: which are admitted, which are evicted, and their index.
 
-Two reservoirs share the quota: frames kept for what they show, weighted by their score, and the
+Two reservoirs share the quota: frames kept for their content, weighted by their score, and the
 random control, whose frames have equal weights, so that it stays a uniform sample of the dive.
 For one thread; after an OSError the object is closed and a new one reads the folder again.
 
 The index has one JSON line for each frame that was added or evicted, and the eviction thresholds.
 The folders have precedence: where the index is missing, truncated or wrong, it is rebuilt from
-them. Only for hidden frames does the index decide: they are removed if it says so.
+them. Only hidden frames depend on the index: those that it lists as evicted are removed.
 
 """
 
@@ -61,7 +61,7 @@ class Index:
     By reservoir, `bars` are the eviction thresholds and `largest` the bytes of the largest frame
     ever held. `evicted` are frames that the file on disk still names, `num_leftovers` were being
     written or removed when the last writer ended; `problems` has a sentence for each folder that
-    is no frame.
+    is not a frame.
 
     """
 
@@ -100,7 +100,7 @@ class FrameStore:
             write_index(folder, self._index)
             self._require_room()
             self._reservoirs = self._restored()
-            # Those of the index on disk.
+            # The thresholds in the index on disk.
             self._noted_bars = dict(self._index.bars)
             self.num_trimmed = self.reconfigure(settings)
         except OSError as err:
@@ -112,7 +112,7 @@ class FrameStore:
 
     @property
     def num_frames(self) -> int:
-        """Frames in the log."""
+        """Return the number of frames in the log."""
         return len(self._index.entries)
 
     @property
@@ -122,7 +122,7 @@ class FrameStore:
 
     @property
     def free_bytes(self) -> int:
-        """Free space of the disk, for this user; OSError if it is not known."""
+        """Return the free space of the disk, for this user; OSError if it is unknown."""
         return shutil.disk_usage(self.folder).free
 
     def bar(self, reservoir: str) -> float:
@@ -130,7 +130,7 @@ class FrameStore:
         return self._reservoirs[reservoir].bar
 
     def would_take(self, reservoir: str, key: float) -> bool:
-        """Tell whether a frame is worth encoding; OSError if the disk is gone."""
+        """Return whether a frame of this key can be admitted; OSError if the disk is gone."""
         self._fit_to_disk(reservoir)
         return self._reservoirs[reservoir].would_outlast(key)
 
@@ -149,8 +149,8 @@ class FrameStore:
         Admit a frame, given its files by name, if its key is large enough.
 
         Returns why it was not kept ('' if it was, 'outranked', 'too_big' or 'no_room') and the
-        number of evicted frames. Raises OSError if the disk refuses. The log holds what it held
-        before; this object can only be closed.
+        number of evicted frames. Raises OSError if the disk fails; the log is then as before, and
+        this object can only be closed.
         """
         size = log_format.disk_bytes(map(len, files.values()))
         reservoir = self._reservoirs[entry.reservoir]
@@ -167,10 +167,10 @@ class FrameStore:
 
     def reconfigure(self, settings: LogSettings) -> int:
         """
-        Apply other quotas; return the number of evicted frames. OSError if the disk refuses.
+        Apply other quotas; return the number of evicted frames. OSError if the disk fails.
 
         A larger quota admits frames of any key again: the sample is exact for the time since then,
-        and for the time before.
+        and for the time before, but not for both together.
         """
         before = {name: self._capacity(name) for name in RESERVOIRS}
         self._settings = settings
@@ -185,7 +185,7 @@ class FrameStore:
         return num_gone
 
     def quota_sentence(self, size: int, reservoir: str) -> str:
-        """Return the sentence that a frame of this size can never be kept."""
+        """Return the error, in words, that a frame of this size can never be kept."""
         quota = self._capacity(reservoir).num_bytes
         share = ' that are for the control' if reservoir == CONTROL else ''
         return str(ConfigError(
@@ -219,7 +219,7 @@ class FrameStore:
         return found
 
     def _capacity(self, reservoir: str) -> Capacity:
-        """Return what the quota gives a reservoir."""
+        """Return the capacity of a reservoir by the quota."""
         settings, held = self._settings, self._reservoirs[CONTROL]
         quota_bytes = settings.quota_mb * MEGABYTE
         control = Capacity(int(quota_bytes * CONTROL_QUOTA), int(MOST_FRAMES * CONTROL_QUOTA))
@@ -244,7 +244,7 @@ class FrameStore:
         room = max(0, self.free_bytes - kept_free)
         allowed = min(quota.num_bytes, reservoir.num_bytes + room)
         reservoir.capacity = Capacity(allowed, quota.num_items)
-        # The disk has room again, or somebody else has removed frames.
+        # The disk has room again, or another program has removed frames.
         if reservoir.was_enlarged(reservoir.capacity):
             reservoir.lower_bar()
 
@@ -253,13 +253,13 @@ class FrameStore:
         files: Mapping[str, bytes] | None = None,
     ) -> None:
         """
-        Write a frame in the place of others in a reservoir: all of it happens, or nothing.
+        Replace frames of a reservoir by another one, completely or not at all.
 
         Evicted frames are hidden, the new one is written, both are appended to the index and
-        flushed, and only then are the hidden frames removed. The index decides after a kill: the
-        next start shows hidden frames again, or removes those that the index says were evicted.
-        After an OSError the log holds what it held before, if the disk allows to restore it;
-        otherwise the next start restores it.
+        flushed, and only then are the hidden frames removed. After a kill, the next start removes
+        the hidden frames that the index lists as evicted, and shows the others again. After an
+        OSError the log is restored to its state before; if the disk does not allow that, the next
+        start restores it.
         """
         reservoir, hidden = self._reservoirs[name], []
         bar = None if reservoir.bar == self._noted_bars[name] else (
@@ -281,7 +281,7 @@ class FrameStore:
             try:
                 log_format.remove_frame(self.folder, frame_id)
             except OSError as err:
-                # The eviction is noted and the frame hidden; the next start tries again.
+                # The eviction is recorded and the frame hidden; the next start tries again.
                 _log.warning('frame log: %s could not be removed yet, %s', frame_id, err.strerror)
         if added is not None:
             self._index.entries[added.frame_id] = added
@@ -301,10 +301,10 @@ class FrameStore:
 
 def load_index(folder: Path) -> Index:
     """
-    Read the content of a log and remove the remains of a crash; for its one writer.
+    Read the content of a log and remove the remains of a crash; only for its writer.
 
-    The index agrees with the folders. A reservoir from which somebody else has removed frames
-    admits any key again. OSError if the disk refuses.
+    The result agrees with the folders. A reservoir from which another program has removed frames
+    admits any key again. OSError if the disk fails.
     """
     index = _read(folder / MANIFEST_FILE)
     num_unfinished, leaving = log_format.sweep(folder, index.evicted)
@@ -326,11 +326,11 @@ def load_index(folder: Path) -> Index:
 
 
 def write_index(folder: Path, index: Index) -> None:
-    """Rewrite the index, whole or not at all; OSError if the disk refuses."""
+    """Rewrite the index, whole or not at all; OSError if writing fails."""
     lines = [_bar_line(name, bar, index.largest[name]) for name, bar in index.bars.items()
              if bar > -math.inf]
     lines += [_line('add', dataclasses.asdict(entry)) for entry in index.entries.values()]
-    # Always the same draft: there is one writer, so that of a killed one is overwritten.
+    # The draft has a fixed name: there is one writer, so a draft left by a kill is overwritten.
     whole_files.replace_file(folder / MANIFEST_FILE, ''.join(lines),
                              f'{log_format.BUILDING}{MANIFEST_FILE}')
 
@@ -342,7 +342,7 @@ def note_change(
     """
     Append a change of a reservoir; evictions are flushed to the disk when this returns.
 
-    `bar` is the threshold and the largest frame, if it has changed. OSError if the disk refuses.
+    `bar` is the threshold and the largest frame, if it has changed. OSError if writing fails.
     """
     lines = [_line('evict', {'frame_id': frame_id}) for frame_id in gone]
     is_decided = bool(lines)
@@ -376,7 +376,7 @@ def _read(path: Path) -> Index:
                 raise ValueError('cut off')
             _apply(index, parse_json(line))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            continue  # after a crash; the folders decide
+            continue  # damaged by a crash; the folders have precedence
     return index
 
 
@@ -523,5 +523,5 @@ class Reservoir:
                 and 2 * (len(self) + 1) < capacity.num_items)
 
     def lower_bar(self) -> None:
-        """Admit any key again, after the reservoir was enlarged, or emptied by somebody else."""
+        """Admit any key again, after the reservoir was enlarged, or emptied by another program."""
         self.bar = -math.inf
