@@ -248,7 +248,7 @@ _HEADER, _TITLE, _PLATE, _REASON, _CURVE, _KEY = 96, 44, 48, 84, 420, 56
 
 def choose_moments(timeline: Timeline, drawn: Collection[int]) -> list[Moment]:
     """
-    Choose three plain moments and the worst of each event, in order of time.
+    Choose the worst moment of each event and up to three plain ones, in order of time.
 
     On a busy computer pictures are missing: moments whose stamp is in `drawn` are preferred.
     """
