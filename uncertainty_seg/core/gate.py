@@ -289,7 +289,7 @@ class Gate:
             self._held_from_s = None
             return
         if now_s < self._now_s:
-            # A hold from here on would be shortened by one late frame between two others.
+            # A hold from this earlier time would end too soon; it starts with the next frame.
             self._held_from_s = None
         elif is_bad or self._held_from_s is None:
             self._held_from_s = now_s

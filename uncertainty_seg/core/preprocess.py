@@ -80,7 +80,8 @@ def _resized(image_bgr: ImageU8, inner_h: int, inner_w: int) -> ImageU8:
     height, width = image_bgr.shape[:2]
     size, resized = (inner_w, inner_h), image_bgr
     # Area averaging to shrink by more than half: linear interpolation would skip pixels and alias
-    # texture. It keeps a side that grows: it would move edges there by up to a third of a pixel.
+    # texture. A side that grows is left to linear interpolation, since area averaging would move
+    # its edges by up to a third of a pixel.
     if inner_w * 2 < width or inner_h * 2 < height - 1:
         smaller = min(inner_w, width), min(inner_h, height)
         resized = np.asarray(
@@ -103,7 +104,7 @@ def fit_ignore(ignore: NDArray[np.bool_], geometry: Geometry) -> NDArray[np.bool
 
 
 def unfit_label(label: LabelMap, geometry: Geometry) -> LabelMap:
-    """Return class ids (H, W) at the source size, by the nearest pixel, so that ids stay ids."""
+    """Return class ids (H, W) at the source size, by the nearest pixel: ids do not mix."""
     inner = np.ascontiguousarray(label[geometry.rows, geometry.columns])
     size = (geometry.source_width, geometry.source_height)
     # INTER_NEAREST shifts by up to half a pixel; the exact form keeps half-pixel centres.

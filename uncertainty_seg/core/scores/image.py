@@ -192,7 +192,8 @@ FEWEST_POINTS = SAMPLES // 4
 # be `WIDE_SEAM`; `LEAST_SEAM` is needed in any case. Tears lie along rows, as sensors are read.
 SEAM_PARTS, PARTS_OF_ROW, PARTS_OF_COLUMN, PART_POINTS = 6, 4, 5, 2
 WIDE_SEAM, LEAST_SEAM = 0.55, 0.1
-# Grey levels of black, and the largest share of each bar of a letterbox (equal to two lines).
+# Grey levels of black, and the largest share of a bar of a letterbox, whose two bars agree to
+# within two lines.
 BLACK, WIDEST_BAR = 2, 0.16
 # A picture is rolled if it has a seam and its ends match at this share of their points.
 JOINED = 0.7
