@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measure what a strategy saves: choose frames of a labelled pool, train, measure, and again.
+Measure a selection strategy: repeatedly choose frames of a labelled pool, train and measure.
 
-The masks of the pool play the labeller; people label in the loop of the other verbs. A round is a
-training and a bundle as any other: the bundle of a round scores the pool of the next one, and the
-strategies are those of `data.strategies`. What is finished is kept, so that the same call goes on
-with a run that was stopped.
-
+The masks of the pool replace the human labeller of the other verbs' loop. A round consists of an
+ordinary training and bundle: the bundle of one round scores the pool for the next, by the
+strategies of `data.strategies`. Finished steps are stored, so that the same call continues a
+stopped run.
 """
 
 from __future__ import annotations
@@ -71,12 +70,12 @@ TABLE_FILE, IMAGES_FILE, LOCK = 'rounds.csv', 'images.json', '.lock'
 
 @dataclass(frozen=True)
 class Picks:
-    """What a round asks for."""
+    """The frames that a round selects for labelling."""
 
-    frames: tuple[str, ...]  # Names.
-    scores: tuple[float, ...]  # NaN where there is none.
+    frames: tuple[str, ...]  # Names of the frames.
+    scores: tuple[float, ...]  # Their scores; NaN in the first round.
     reasons: tuple[str, ...]
-    threshold: float = math.nan  # Above which scores were taken; NaN where there was none.
+    threshold: float = math.nan  # Selection threshold of the scores; NaN if there is none.
 
 
 def active_learn(
@@ -92,16 +91,16 @@ def active_learn(
     recipe : ActiveRecipe or str
         Strategy, rounds and training: a recipe, the name of an included one, or a YAML file.
     pool, test : str
-        DIR or DIR:SPLIT of a labelled folder to choose from (its split train), and of one to
-        measure on (its split test).
+        DIR or DIR:SPLIT of a labelled folder to choose from (by default its split train), and of
+        one to measure on (by default its split test).
     out : Path or str
         Folder of the rounds.
     changes : mapping of str to object, optional
-        Other values for keys of the recipe, a nested one with a dot.
+        Other values for keys of the recipe; nested keys contain a dot.
     init : str
         Initial weights of every training, as `read_start` reads them.
     mix : Path, str or sequence of them
-        Labelled folders that are mixed into every training and cost no label.
+        Labelled folders that are mixed into every training and do not count as labels.
     threads : int
         CPU threads; 0 for `free_threads`.
 
@@ -130,7 +129,7 @@ def active_learn(
 
 @dataclass(frozen=True)
 class _Rounds:
-    """A run at work: its images, and what it does in a round."""
+    """A run: its images, and the steps of a round."""
 
     recipe: ActiveRecipe
     out: Path
@@ -148,7 +147,7 @@ class _Rounds:
         cls, recipe: ActiveRecipe, pool: str, test: str, out: Path, init: str,
         mix: Sequence[Path], threads: int,
     ) -> _Rounds:
-        """Read the images, and refuse a folder that holds rounds of something else."""
+        """Read the images; raise ConfigError if `out` has rounds of another recipe or images."""
         (known, name), (measured, _) = _load(pool, 'train'), _load(test, 'test')
         mixed = load_folders(list(mix), ('train',)) if mix else None
         for part in filter(None, (known, mixed)):
@@ -168,14 +167,14 @@ class _Rounds:
                    tuple(path.resolve().name for path in mix), taken, threads,
                    _counts(recipe.labels, len(known.stems)))
 
-    # Places.
+    # Paths.
 
     def place(self, number: int) -> Path:
         """Return the folder of a round."""
         return self.out / f'round-{number}'
 
     def result(self, number: int) -> Path:
-        """Return the file that says that a round is finished."""
+        """Return the file that marks a round as finished."""
         return self.place(number) / 'result.json'
 
     def bundle(self, number: int) -> Path:
@@ -185,13 +184,13 @@ class _Rounds:
     # A round.
 
     def advance(self, number: int) -> None:
-        """Choose, train and measure: the round is finished."""
+        """Choose frames, train and measure, which finishes the round."""
         picks, labelled = self.picks(number), self.labelled(number)
         self.train(number, self.recipe_of(number, labelled), labelled)
         self.write(number, picks, labelled)
 
     def picks(self, number: int) -> Picks:
-        """Return what a round asks for, chosen once."""
+        """Return the frames that a round selects; they are chosen once and stored."""
         path = self.place(number) / 'picks.json'
         if not path.is_file():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -203,7 +202,7 @@ class _Rounds:
                      math.nan if limit is None else float(limit))
 
     def choose(self, number: int) -> Picks:
-        """Choose what a round asks for, by the network of the round before."""
+        """Choose the frames of a round with the network of the previous round."""
         asked = {frame for before in range(number) for frame in self.picks(before).frames}
         stems = np.array(self.pool.stems, dtype=object)
         is_open = np.array([stem not in asked for stem in stems])
@@ -223,14 +222,14 @@ class _Rounds:
                      math.nan if limit is None else limit)
 
     def threshold(self, labelled: NDArray[np.float64]) -> float | None:
-        """Return the threshold that the scores of labelled frames give, where there is one."""
+        """Return the threshold from the labelled frames' scores; None for other strategies."""
         if self.recipe.strategy != 'threshold':
             return None
         known = labelled[np.isfinite(labelled)]
         return float(known.mean() + self.recipe.threshold_sigma * known.std())
 
     def scored(self, number: int, stems: NDArray[np.object_]) -> Candidates:
-        """Score the pool with the network of a round; features where the strategy needs them."""
+        """Return scores and features of the pool, computed with the network of a round."""
         num, scores, features = self.pool.num_classes, [], []
         for image, result, score in self.judged(number, self.pool, self.recipe.score):
             maps = result.maps.cut(result.geometry.rows, result.geometry.columns)
@@ -244,7 +243,7 @@ class _Rounds:
     def judged(
         self, number: int, data: LabelledFolder, score: str = ''
     ) -> Iterator[tuple[ImageU8, FrameResult, float]]:
-        """Yield BGR image, result and score of each image, by the network of a round."""
+        """Yield BGR image, result and score of each image with the network of a round."""
         bundle = load_bundle(self.bundle(number), has_calibration=False)
         vector = ScoreVector(bundle.card, names=[score] if score else [])
         settings = Settings(threads=self.threads or free_threads())
@@ -259,13 +258,13 @@ class _Rounds:
                 yield image, result, found.get(score, math.nan)
 
     def labelled(self, number: int) -> LabelledFolder:
-        """Return all frames that have labels in this round, whichever round asked for them."""
+        """Return all frames labelled in this round or an earlier one."""
         rows = {stem: row for row, stem in enumerate(self.pool.stems)}
         return subset(self.pool, [rows[frame] for before in range(number + 1)
                                   for frame in self.picks(before).frames])
 
     def recipe_of(self, number: int, labelled: LabelledFolder) -> TrainRecipe:
-        """Return the recipe of a round: as many epochs as its steps fill."""
+        """Return the recipe of a round, with as many epochs as the steps allow."""
         count = len(labelled.stems) + (0 if self.mix is None else len(self.mix.stems))
         batch = self.recipe.train.batch
         steps = count // batch if count >= 2 * batch else SHORT_EPOCH
@@ -283,7 +282,7 @@ class _Rounds:
         make_bundle(recipe, whole, weights, self.bundle(number))
 
     def write(self, number: int, picks: Picks, labelled: LabelledFolder) -> None:
-        """Measure the network of a round, and write its row: it is finished."""
+        """Measure the network of a round, and write its row, which finishes the round."""
         table = ConfusionMatrix(self.test.num_classes)
         for truth, (_, result, _) in zip(self.test.masks, self.judged(number, self.test),
                                          strict=True):
@@ -299,7 +298,7 @@ class _Rounds:
 
 
 def _load(text: str, split: str) -> tuple[LabelledFolder, str]:
-    """Read DIR or DIR:SPLIT, and name its folder; the split is that given if there is none."""
+    """Read DIR or DIR:SPLIT with `split` as the default; also return the folder's name."""
     folder, colon, name = text.rpartition(':')
     if Path(text).exists() or not colon or not name:
         folder, name = text, split
@@ -307,7 +306,7 @@ def _load(text: str, split: str) -> tuple[LabelledFolder, str]:
 
 
 def _require_same(out: Path, recipe: ActiveRecipe, made_of: dict[str, str]) -> None:
-    """Write down what the rounds are of, or see that it is what was written."""
+    """Store recipe and image digests, or raise ConfigError if they differ from stored ones."""
     path, images = out / RECIPE_FILE, out / IMAGES_FILE
     if path.is_file():
         before = read_recipe(ActiveRecipe, str(path))
@@ -323,7 +322,7 @@ def _require_same(out: Path, recipe: ActiveRecipe, made_of: dict[str, str]) -> N
 
 
 def _counts(labels: Sequence[float], total: int) -> tuple[int, ...]:
-    """Return how many frames are labelled after each round."""
+    """Return the number of labelled frames after each round."""
     counts = [math.ceil(value * total - 1e-9) if value <= 1 else int(value) for value in labels]
     if counts[-1] > total or any(b <= a for a, b in zip(counts, counts[1:], strict=False)):
         raise ConfigError(f'labels {", ".join(map(str, counts))} of {total} frames',

@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Batches of augmented images: which are drawn, and how image and label change together.
+Batches of augmented images: drawing images, and changing image and mask together.
 
-Images of another place, such as synthetic ones, can be mixed in: then each batch has the same
-share of them, however few of one kind there are.
-
+Images from another source, such as synthetic ones, can be mixed in: each batch then has the same
+share of them, however few images one source has.
 """
 
 from __future__ import annotations
@@ -22,21 +21,20 @@ from uncertainty_seg.storage.labelled_folder import LabelledFolder
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# A class that a smaller share of the images holds is rare.
+# A class is rare if a smaller share of the images holds it.
 _RARE_SHARE = 0.2
 _Pair = tuple[NDArray[np.uint8], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """How far a training image may be changed."""
+    """Strength of the random changes of a training image."""
 
-    crop: tuple[int, int]  # Width and height of what the network sees.
+    crop: tuple[int, int]  # Width and height of the network's input.
     scale: tuple[float, float] = (0.7, 1.5)  # Range of the random zoom.
     colour: float = 0.2  # Strength of colour cast, gamma and contrast changes.
     blur_share: float = 0.15  # Share of images that are blurred, and of those that get noise.
-    # Share of images into which the rare classes of another image are pasted; rare is a class that
-    # fewer than a fifth of the images hold.
+    # Share of images into which a rare class of another image is pasted.
     paste_share: float = 0.0
 
 
@@ -45,10 +43,10 @@ def augment(
     how: Augmentation, ignore_index: int,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """
-    Zoom, crop to `how.crop`, mirror and recolour one pair, all by `rng`.
+    Zoom, crop to `how.crop`, mirror and recolour one pair at random.
 
-    It is an RGB image (H, W, 3) and class ids (H, W), both uint8; outside of the image the mask
-    becomes `ignore_index`.
+    `image` is RGB (H, W, 3) and `mask` has class ids (H, W), both uint8; outside the image the
+    mask becomes `ignore_index`.
     """
     width, height = how.crop
     zoom = float(np.exp(rng.uniform(*np.log(how.scale))))
@@ -92,7 +90,7 @@ def _recolour(
 def systematic_draw(
     rng: np.random.Generator, weights: NDArray[np.float64]
 ) -> NDArray[np.int64]:
-    """Draw len(weights) indices so that each comes within one of its expected number of times."""
+    """Draw len(weights) indices; the count of each is within one of its expected count."""
     points = (np.arange(len(weights)) + rng.random()) / len(weights)
     mixed = rng.permutation(len(weights))
     edges = np.cumsum(weights[mixed])
@@ -102,22 +100,22 @@ def systematic_draw(
 
 @dataclass(frozen=True)
 class Mix:
-    """Which images are mixed into every batch."""
+    """The images that are mixed into every batch."""
 
-    is_mixed: NDArray[np.bool_]  # Of each image.
-    share: float  # Their share of each batch, at least one image and not all.
+    is_mixed: NDArray[np.bool_]  # Whether each image is mixed in, (images,).
+    share: float  # Their share of each batch: at least one image, and not all.
 
     def count(self, batch: int) -> int:
-        """Return how many images of a batch are mixed in."""
+        """Return the number of images of a batch that are mixed in."""
         return min(max(1, round(self.share * batch)), batch - 1)
 
     def draw(
         self, rng: np.random.Generator, weights: NDArray[np.float64], batch: int
     ) -> NDArray[np.int64]:
         """
-        Draw the indices of an epoch, batch after batch, each image by its weight within its part.
+        Draw the indices of an epoch batch by batch, each image by its weight within its part.
 
-        A part that is smaller than its share comes again and again.
+        The images of a part smaller than its share are repeated.
         """
         mixed, steps = self.count(batch), len(weights) // batch
         parts = [_endless(rng, np.flatnonzero(where), weights, steps * count).reshape(steps, count)
@@ -134,7 +132,7 @@ def _endless(
 
 
 def draw_weights(data: LabelledFolder, power: float) -> NDArray[np.float64]:
-    """Return (images,) chances, larger for images that hold a class few images hold."""
+    """Return probabilities (images,), larger for images with a class that few images have."""
     present = data.pixel_counts() > 40
     share = np.maximum(present.mean(0), 1.0 / len(present))
     rarity = np.where(present, share[None] ** -power, 1.0).max(1)
@@ -148,8 +146,8 @@ def batches(
     """
     Yield one epoch of augmented batches: RGB (N, h, w, 3) and class ids (N, h, w), both uint8.
 
-    N is `batch`; the rest that fills no batch is left out. `rng` gives order and augmentation,
-    `draw_weights` (images,) the chance of each image, summing to 1.
+    N is `batch`; an incomplete last batch is left out. `rng` determines order and augmentation,
+    `draw_weights` (images,) holds the probability of each image, with the sum 1.
     """
     order = systematic_draw(rng, draw_weights) if mix is None else \
         mix.draw(rng, draw_weights, batch)
@@ -168,7 +166,7 @@ def _drawn(
 
 
 def _holders_of_rare_classes(data: LabelledFolder) -> dict[int, NDArray[np.int64]]:
-    """Return the images that hold each rare class, by class."""
+    """Return the indices of the images with each rare class, by class."""
     present = data.pixel_counts() > 40
     share = present.mean(0)
     return {int(c): np.flatnonzero(present[:, c])
@@ -179,7 +177,7 @@ def _pasted(
     pair: _Pair, data: LabelledFolder, rare: dict[int, NDArray[np.int64]],
     rng: np.random.Generator, how: Augmentation,
 ) -> _Pair:
-    """Paste one rare class of another image over a pair, by chance."""
+    """Paste one rare class of another image over a pair, with probability `paste_share`."""
     if rng.random() >= how.paste_share:
         return pair
     chosen = int(rng.choice(list(rare)))
@@ -189,7 +187,7 @@ def _pasted(
 
 
 def normalise(images: NDArray[np.uint8]) -> Tensor:
-    """Turn RGB images (N, h, w, 3) of uint8 into the network's input (N, 3, h, w)."""
+    """Convert uint8 RGB images (N, h, w, 3) to the network's float32 input (N, 3, h, w)."""
     tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float().div_(255)
     mean = torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1)
     std = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1)

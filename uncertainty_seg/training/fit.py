@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Fit a network on a labelled folder: loss, optimiser, schedule, averaged weights, and going on.
+Fit a network on a labelled folder: loss, optimiser, schedule, averaged weights, resumption.
 
-The state of a run is kept in a file, from which one that was stopped goes on as if it had not
-been. A loss that is no number ends the run.
-
+The state of a run is stored in a file, from which a stopped run continues as if it had not been
+stopped. A loss that is not finite ends the run.
 """
 
 from __future__ import annotations
@@ -35,12 +34,12 @@ from uncertainty_seg.training.losses import iou_loss
 from uncertainty_seg.training.networks import logits_of
 
 WEIGHT_DECAY = 1e-2
-# Decay of the averaged weights, which are those that are kept.
+# Decay of the averaged weights, which are the ones that are stored.
 AVERAGING = 0.998
-# Weights and progress of a short epoch take longer to write than the epoch to compute.
+# Smallest interval of storing: a short epoch takes less time than writing weights and progress.
 KEEP_EVERY_S = 10.0
 _log = logging.getLogger(__name__)
-# What a run says of an epoch.
+# Figures of one epoch.
 Row = dict[str, float]
 _STATES = ('net', 'average', 'optimiser', 'schedule', 'best')
 
@@ -50,24 +49,24 @@ class FitSettings:
     """Everything that determines the result of a fit, besides data and network."""
 
     epochs: int
-    batch: int = 8  # Images a step.
+    batch: int = 8  # Images per step.
     learning_rate: float = 2e-3  # Peak rate of the decoder.
-    encoder_rate: float = 0.4  # The encoder's rate is this fraction of it.
-    # Loss weight of a class is frequency ** -class_power; 0.5 saves rare classes.
+    encoder_rate: float = 0.4  # The encoder's rate as a fraction of `learning_rate`.
+    # The loss weight of a class is frequency ** -class_power; 0.5 preserves rare classes.
     class_power: float = 0.5
-    iou_weight: float = 0.0  # So many times `losses.iou_loss` is added to the loss.
+    iou_weight: float = 0.0  # Factor with which `losses.iou_loss` is added to the loss.
     # An image with rare classes is drawn more often, by its rarest class's share of images to the
     # power of -draw_power; 0 draws evenly.
     draw_power: float = 0.0
-    seed: int = 7  # Of order, augmentation, dropout and fresh layers.
+    seed: int = 7  # Seed of order, augmentation, dropout and new layers.
     augmentation: Augmentation = field(default_factory=lambda: Augmentation(crop=(256, 192)))
-    # The first epochs see images, and crops of multiples of 32 pixels, that are this much smaller,
-    # which takes half the time.
+    # The first epochs use images and crops (multiples of 32 pixels) scaled by `small_scale`, which
+    # takes half the time.
     small_epochs: int = 0
     small_scale: float = 0.75
 
     def augmentation_of(self, epoch: int) -> Augmentation:
-        """Return what is done to the images of an epoch, counted from 0."""
+        """Return the augmentation of an epoch, counted from 0."""
         how = self.augmentation
         if epoch >= self.small_epochs:
             return how
@@ -79,17 +78,17 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class Watch:
-    """What looks at a run while it trains, and may end it."""
+    """Callbacks that observe a run, and the rule for ending it early."""
 
-    # From the averaged net to its mean IoU on images that are not trained on; NaN if unknown.
+    # Maps the averaged net to its mean IoU on held-out images; NaN if unknown.
     measure: Callable[[nn.Module], float] | None = None
-    # So many epochs without a better one end the run, and the best is what is kept; 0 for none.
+    # The run ends after this many epochs without a better one, and the best is stored; 0: never.
     patience: int = 0
-    # Called with the rows of all epochs so far, after each.
+    # Called after each epoch with the rows of all epochs so far.
     on_rows: Callable[[list[Row]], None] | None = None
 
     def is_over(self, rows: list[Row]) -> str:
-        """Say why no further epoch is wanted; empty if one is."""
+        """Return why the run should end; an empty string if it should continue."""
         best = best_epoch(rows)
         if self.patience and best is not None and len(rows) - best >= self.patience:
             return f'no epoch was better for {self.patience} after epoch {best}'
@@ -105,7 +104,7 @@ def best_epoch(rows: list[Row]) -> int | None:
 
 @dataclass
 class FitRun:
-    """All that a run needs to go on where it was stopped."""
+    """The state that a run needs to continue after a stop."""
 
     net: nn.Module
     average: nn.Module
@@ -116,11 +115,11 @@ class FitRun:
     rows: list[Row] = field(default_factory=list)
 
     def kept(self, watch: Watch) -> nn.Module:
-        """Return the net that is worth keeping by now."""
+        """Return the net to store: the best with a patience, else the current average."""
         return self.best if watch.patience else self.average
 
     def note(self, epoch: int, loss: float, watch: Watch, seconds: float) -> None:
-        """Write down what came of an epoch, and keep the net if it is the best."""
+        """Record the figures of an epoch, and store the net as `best` if it is the best."""
         iou = watch.measure(self.average) if watch.measure else math.nan
         self.rows.append({
             'epoch': epoch, 'loss': loss, 'val_mean_iou': iou, 'seconds': seconds,
@@ -129,7 +128,7 @@ class FitRun:
             self.best.load_state_dict(self.average.state_dict())
 
     def save(self, path: Path, epochs: int, made_of: Mapping[str, str]) -> None:
-        """Write all that `resume` reads, whole or not at all."""
+        """Write the state for `resume`, atomically."""
         with whole_file(path) as draft:
             torch.save({**{name: getattr(self, name).state_dict() for name in _STATES},
                         'torch': torch.get_rng_state(), 'rows': self.rows, 'epochs': epochs,
@@ -138,9 +137,9 @@ class FitRun:
 
     def resume(self, path: Path, made_of: Mapping[str, str], keeps_threads: bool = False) -> int:
         """
-        Go on from a file, if it is there; return how many epochs are done.
+        Restore the state from a file, if it exists; return the number of finished epochs.
 
-        Another number of threads rounds otherwise; `keeps_threads` takes that of the file.
+        Another number of threads would round differently; `keeps_threads` uses that of the file.
         """
         if not path.is_file():
             return 0
@@ -162,7 +161,7 @@ class FitRun:
             self.rows = list(saved['rows'])
             if keeps_threads:
                 torch.set_num_threads(int(saved['threads']))
-        except Exception as err:  # weights and states of another network raise almost anything
+        except Exception as err:  # states of another network may raise almost anything
             _log.debug('%s: %s', path, err)
             raise _is_another_run(path, 'weights that do not fit this network') from err
         _log.info('%s: %d epochs are done', path, saved['epochs'])
@@ -182,17 +181,18 @@ def fit(
     keeps_threads: bool = False,
 ) -> nn.Module:
     """
-    Train and return the averaged network, in eval mode; that of the best epoch with a patience.
+    Train and return the averaged network in eval mode; with a patience, that of the best epoch.
 
-    `net` is trained in place, but for the weights whose names begin as its attribute `frozen`
-    says, if it has one; those of its attribute `encoder` at a rate of their own. Fewer images than
-    a batch make a smaller batch. `on_epoch` is called with (epoch, mean loss, net to keep) after
-    an epoch that is kept: the first, the last, and else one every `KEEP_EVERY_S`. Then `progress`
-    is written too; if it is there at the start, the run goes on from it, with the random numbers
-    that it would have had, and with `keeps_threads` on its number of threads, to the same bits.
-    `watch` measures each epoch and may end the run; `origin` says what the run is made of beside
-    the settings. Raises DivergedError if the loss is not a number, TrainingError if `progress` is
-    of a run with other settings or another origin, or of none.
+    `net` is trained in place, except for weights whose names begin with a prefix in its attribute
+    `frozen`, if it has one; its attribute `encoder` has a separate learning rate. With fewer
+    images than a batch, the batch is smaller. `on_epoch` is called with (epoch, mean loss, net to
+    store) after epochs that are stored: the first, the last, and otherwise one every
+    `KEEP_EVERY_S`. `progress` is written after it. If `progress` exists at the start, the run
+    continues from it with the random numbers that it would have had; with `keeps_threads`, which
+    uses its number of threads, the result is bit-identical. `watch` measures each epoch and may
+    end the run; `origin` states what the run depends on besides the settings. Raises DivergedError
+    if the loss is not finite, TrainingError if `progress` is invalid or belongs to a run with
+    other settings or another origin.
     """
     watch = watch or Watch()
     torch.manual_seed(settings.seed)
@@ -220,8 +220,8 @@ def fit(
         why = watch.is_over(run.rows)
         is_kept = (bool(why) or done == settings.epochs
                    or time.monotonic() - kept_s >= KEEP_EVERY_S)
-        # First what is kept, then the progress: a run that is killed between them does the
-        # epoch again, and writes the same.
+        # The weights are stored before the progress: a run that is killed in between repeats the
+        # epoch and writes the same.
         if is_kept and on_epoch is not None:
             on_epoch(done - 1, loss, run.kept(watch))
         if watch.on_rows is not None:
@@ -242,7 +242,7 @@ def _said(row: Row) -> str:
 
 
 class _Epochs:
-    """Train epoch after epoch on the same images."""
+    """Trains epochs on the same images."""
 
     def __init__(
         self, run: FitRun, data: LabelledFolder, settings: FitSettings, batch: int,
@@ -254,7 +254,7 @@ class _Epochs:
         self._chances = draw_weights(data, settings.draw_power)
 
     def train(self, epoch: int) -> float:
-        """Train for an epoch, counted from 0; return its mean loss, NaN as soon as one is none."""
+        """Train epoch `epoch`, from 0; return its mean loss, or NaN if a loss is not finite."""
         run, data, settings = self._run, self._data, self._settings
         in_all = len(data.images) // self._batch
         steps = epoch * in_all
@@ -297,14 +297,14 @@ def _step(
     net: nn.Module, images: NDArray[np.uint8], masks: NDArray[np.uint8], weights: Tensor,
     ignore_index: int, optimiser: torch.optim.Optimizer, iou_weight: float,
 ) -> float | None:
-    """Return the loss; None if no pixel counts, NaN if loss or gradient are no numbers."""
+    """Return the loss; None without labelled pixels, NaN if loss or gradient is not finite."""
     if (masks == ignore_index).all():
         return None
     coarse, labels = logits_of(net(normalise(images))), torch.from_numpy(masks).long()
     logits = F.interpolate(coarse, size=masks.shape[1:], mode='bilinear', align_corners=False)
     loss = F.cross_entropy(logits, labels, weight=weights, ignore_index=ignore_index)
     if iou_weight:
-        # Of the probabilities that ship, from which the weights are taken off (`restore_priors`).
+        # Computed for the final probabilities, without the class weights (`restore_priors`).
         used = coarse - weights.log()[:, None, None]
         loss = loss + iou_weight * iou_loss(used, labels, ignore_index)
     optimiser.zero_grad(set_to_none=True)
@@ -329,7 +329,7 @@ def _average(average: nn.Module, net: nn.Module, decay: float) -> None:
 
 
 def class_weights(data: LabelledFolder, power: float) -> Tensor:
-    """Return (C,) loss weights, frequency ** -power, with a mean of 1 over the pixels."""
+    """Return the loss weights (C,), frequency ** -power, with a mean of 1 over the pixels."""
     counts = data.pixel_counts().sum(0).astype(np.float64) + 1.0
     share = counts / counts.sum()
     weights = share**-power
@@ -339,11 +339,11 @@ def class_weights(data: LabelledFolder, power: float) -> Tensor:
 @torch.no_grad()
 def restore_priors(classifier: nn.Conv2d, weights: Tensor) -> None:
     """
-    Undo in the bias of the last layer what the class weights (C,) of the loss did.
+    Remove the effect of the loss's class weights (C,) through the bias of the last layer.
 
-    A net trained with the weights w learns p(c|x) w_c up to a factor, so that rare classes come
-    out too likely. Taking ln w_c off the logits gives p(c|x) back: on SUIM this took the
-    calibration error from 0.034 to 0.005 and the ranking of errors from 0.77 to 0.81 (Elkan, 2001,
+    A net trained with the weights w learns p(c|x) w_c up to a factor, which makes rare classes too
+    probable. Subtracting ln w_c from the logits restores p(c|x): on SUIM this changed the
+    calibration error from 0.034 to 0.005 and the AUROC of errors from 0.77 to 0.81 (Elkan, 2001,
     theorem 2; Menon et al., 2021, arXiv:2007.07314).
     """
     if classifier.bias is None:
@@ -353,10 +353,9 @@ def restore_priors(classifier: nn.Conv2d, weights: Tensor) -> None:
 
 def tame_malloc() -> None:
     """
-    Keep glibc from returning memory after every step, which takes up to 1.7 times as long.
+    Prevent glibc from returning memory after every step, which made steps up to 1.7 times slower.
 
-    Does nothing where the C library has no mallopt.
-
+    Does nothing if the C library has no mallopt.
     """
     if not sys.platform.startswith('linux'):
         return

@@ -1,12 +1,12 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What a training starts from: a bundle, a file of weights, or the weights of ImageNet.
+Initial weights of a training: from a bundle, a file of weights, or ImageNet weights.
 
-A compiled bundle holds the convolutions of the shipped architecture with the batch norms folded
-in. They are read back in the order in which they run, each compared by its shape, and the result
-is run against the bundle: what does not give its logits is refused. The norms are undone in such a
-way that the network is the same function in training too: their statistics are measured on images.
-
+A compiled bundle of the shipped architecture holds its convolutions with the batch norms folded
+in. They are read back in the order in which they run, matched by shape, and the result is compared
+with the bundle; if the logits differ, TrainingError is raised. The batch norms are restored so
+that the network computes the same function in training mode too: their statistics are measured on
+images.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ from uncertainty_seg.training.networks import PyramidNet
 from uncertainty_seg.training.recipes import DEFAULT_ENCODER, NO_DROPOUT, TrainRecipe
 
 _log = logging.getLogger(__name__)
-# A channel whose features hardly move is divided by no less.
+# Smallest standard deviation by which a nearly constant channel is divided.
 _LEAST_SPREAD = 1e-3
-# Of logits that are read back from weights of 16 bits, as a share of their spread.
+# Largest difference of logits due to 16-bit weights, as a share of their standard deviation.
 _TOLERANCE = 0.02
-# Images that the statistics of the norms are measured on.
+# Number of images for measuring the statistics of the batch norms.
 STATISTICS_IMAGES = 32
 _FIX = 'start from the file of weights that train wrote beside the bundle'
 _READABLE = ('mc_dropout', 'single', 'deep_ensemble')
@@ -58,11 +58,11 @@ _READABLE = ('mc_dropout', 'single', 'deep_ensemble')
 @dataclass(frozen=True)
 class Taken:
     """
-    Weights to start from, by the names of the network.
+    Initial weights, keyed by the names of the network.
 
-    `encoder` is that of the shipped architecture, `class_names` what the rows of the classifier
-    are of; both are empty where they are not known. With `has_folded_norms` the batch norms are
-    undone, and need statistics. `source` is for the card.
+    `encoder` is that of the shipped architecture, `class_names` are the classes of the
+    classifier's rows; both are empty if unknown. With `has_folded_norms` the batch norms have no
+    statistics yet; see `measure_norms`. `source` is a text for the card.
     """
 
     state: Mapping[str, Tensor]
@@ -74,12 +74,12 @@ class Taken:
 
 def read_start(text: str, recipe: TrainRecipe) -> Taken | None:
     """
-    Read what a training starts from; None for random weights, or as an own network is built.
+    Read the initial weights; None for those with which the network is built, such as random ones.
 
-    `text` is a bundle, a file of weights, the file of an encoder's ImageNet weights or a folder
-    that holds it, or 'none'; the encoder of the recipe is looked for. Raises ConfigError if
-    nothing is given for the included architecture, or a bundle for a network of one's own;
-    UncertaintySegError if what is given cannot be read.
+    `text` is a bundle, a file of weights, the file with the ImageNet weights of the recipe's
+    encoder or a folder that contains it, or 'none'. Raises ConfigError if nothing is given for the
+    included architecture, or a bundle for the user's own network; UncertaintySegError if the
+    source cannot be read.
     """
     path, encoder = Path(text), recipe.encoder or DEFAULT_ENCODER
     if not text and not recipe.net:
@@ -98,7 +98,7 @@ def read_start(text: str, recipe: TrainRecipe) -> Taken | None:
 
 
 def read_imagenet(encoder: str, path: Path) -> Taken:
-    """Read ImageNet weights of an encoder; raises TrainingError if the file is another one."""
+    """Read ImageNet weights of an encoder; raises TrainingError if it is another file."""
     state = {f'encoder.{name}': value for name, value in imagenet_weights(encoder, path).items()}
     return Taken(state, encoder, source='ImageNet weights of the encoder')
 
@@ -110,7 +110,7 @@ def read_weights(path: Path) -> Taken:
 
 
 def _encoder_of(state: Mapping[str, Tensor]) -> str:
-    """Return the encoder of which all weights are there, in its shapes; empty if there is none."""
+    """Return the encoder whose weights are all present with its shapes, or an empty string."""
     shapes = {name: value.shape for name, value in state.items()}
     return next((encoder for encoder in ENCODERS if {
         f'encoder.{name}': value.shape for name, value in new_encoder(encoder).state_dict().items()
@@ -119,10 +119,10 @@ def _encoder_of(state: Mapping[str, Tensor]) -> str:
 
 def read_bundle(bundle: ModelBundle) -> Taken:
     """
-    Read back the weights of a bundle of the shipped architecture, of an ensemble the first member.
+    Read back the weights of a bundle of the shipped architecture; for an ensemble, of member 0.
 
-    Raises TrainingError if it is of another network or method, or what was read does not give its
-    logits.
+    Raises TrainingError if the bundle has another network or method, or the weights do not
+    reproduce its logits.
     """
     card = bundle.card
     if card.method not in _READABLE:
@@ -146,10 +146,10 @@ def read_bundle(bundle: ModelBundle) -> Taken:
 
 def load_what_fits(net: nn.Module, taken: Taken, class_names: Sequence[str]) -> tuple[int, int]:
     """
-    Fill a network with what has its name and shape; return how many weights, of how many.
+    Load the weights that match in name and shape; return their number and the network's total.
 
-    The rows of a classifier go to the classes of the same name, where the names are known.
-    Raises TrainingError if nothing fits.
+    If class names are known, the classifier's rows are assigned to the classes of the same name.
+    Raises TrainingError if no weight matches.
     """
     wanted, fitting = net.state_dict(), {}
     for name, value in wanted.items():
@@ -176,10 +176,10 @@ def load_what_fits(net: nn.Module, taken: Taken, class_names: Sequence[str]) -> 
 def measure_norms(net: nn.Module, images: Sequence[NDArray[np.uint8]], size: tuple[int, int]
                   ) -> None:
     """
-    Give batch norms the statistics of images, RGB of any size, and leave what they compute.
+    Set the statistics of batch norms to those of RGB images, without changing their function.
 
-    The norms, changed in place, must pass on what they get, but for a bias. Of the images the
-    first `STATISTICS_IMAGES` are looked at, at this width and height.
+    The norms are changed in place. The first `STATISTICS_IMAGES` images, of any size, are used,
+    resized to `size` (width, height).
     """
     import cv2
 
@@ -214,7 +214,7 @@ def measure_norms(net: nn.Module, images: Sequence[NDArray[np.uint8]], size: tup
 
 @dataclass(frozen=True)
 class _Layer:
-    """A convolution of a graph: weights, bias, and how it is laid."""
+    """A convolution of a graph: weights, bias, and (stride, dilation, groups)."""
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32] | None
@@ -222,7 +222,7 @@ class _Layer:
 
 
 def _first_member(trunk: onnx.ModelProto) -> onnx.ModelProto:
-    """Keep of a trunk that gives the logits of all members what the first one computes."""
+    """Reduce the trunk of an ensemble to the computation of the first member."""
     joined = [node for node in trunk.graph.node if MEMBERS in node.output]
     if joined:
         refill(trunk.graph.output, [onnx.ValueInfoProto(name=joined[0].input[0])])
@@ -243,7 +243,7 @@ def _layers(model: onnx.ModelProto) -> Iterator[_Layer]:
             yield _Layer(known[node.input[1]].astype(np.float32), bias, (
                 laid.get('strides', [1])[0], laid.get('dilations', [1])[0],
                 laid.get('group', [1])[0]))
-    # The last one, where it is written as a product with the masks.
+    # The last convolution, if it was folded into a product with the masks.
     if 'logits_weights' in known and 'logits_bias' in known:
         last = known['logits_weights'][0].astype(np.float32)
         weights = last.reshape(len(last), -1, 1, 1)
@@ -251,7 +251,7 @@ def _layers(model: onnx.ModelProto) -> Iterator[_Layer]:
 
 
 def _fill(net: PyramidNet, layers: Sequence[_Layer]) -> bool:
-    """Fill a network if the layers are its own, one by one."""
+    """Fill a network if all layers match its convolutions in order; return whether they do."""
     run = _order(net)
     if len(run) != len(layers):
         return False
@@ -261,8 +261,8 @@ def _fill(net: PyramidNet, layers: Sequence[_Layer]) -> bool:
             return False
     with torch.no_grad():
         for (conv, norm), layer in zip(run, layers, strict=True):
-            # -0, to which 16 bits round, becomes 0, as in frozen layers of other members, which
-            # were averaged: what is shared is found bit for bit.
+            # Adding 0 turns -0, from rounding to 16 bits, into 0. Averaging does the same to the
+            # frozen layers of other members, and shared layers are found by equal bits.
             conv.weight.copy_(torch.from_numpy(layer.weight + np.float32(0)))
             bias = torch.zeros(len(layer.weight)) if layer.bias is None else \
                 torch.from_numpy(np.array(layer.bias, np.float32))
@@ -279,7 +279,7 @@ def _fill(net: PyramidNet, layers: Sequence[_Layer]) -> bool:
 
 
 def _order(net: nn.Module) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
-    """Return the convolutions as they run, each with the norm that follows it."""
+    """Return the convolutions in the order they run, each with the norm that follows it."""
     run: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []
 
     def note(layer: nn.Module, *_: object) -> None:
@@ -309,7 +309,7 @@ def _by_class(
 
 def _require_same_logits(net: nn.Module, bundle: ModelBundle) -> None:
     card, rng = bundle.card, np.random.default_rng(0)
-    # Smooth, as what comes from a camera.
+    # A smooth image, similar to a camera's.
     coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 8, 8)).astype(np.float32))
     image = nn.functional.interpolate(coarse, (card.input.height, card.input.width),
                                       mode='bicubic')

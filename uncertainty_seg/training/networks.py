@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The included architecture, an ImageNet encoder and a light feature pyramid, and what any other is.
+The included architecture, an ImageNet encoder with a light feature pyramid, and checks of others.
 
-It has no masks as inputs, trunk or head: a graph transform that takes any network makes those. It
+The architecture has no mask inputs, trunk or head, which the compiler creates for any network. It
 only has ordinary ``nn.Dropout2d`` modules with fixed names.
-
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ def _separable(channels: int, dilation: int = 1) -> nn.Sequential:
 
 
 class Context(nn.Module):
-    """Features of the whole image: dilated branches and the global mean at stride 32."""
+    """Context features at stride 32: dilated branches and the global mean."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -58,10 +57,10 @@ class Context(nn.Module):
 
 class Pyramid(nn.Module):
     """
-    The decoder: features of four strides to class logits at the finest of them.
+    The decoder: maps features of four strides to class logits at the finest stride.
 
-    `channels` are those of the features of stride 4, 8, 16 and 32, `width` those of every level of
-    the pyramid.
+    `channels` are those of the features of stride 4, 8, 16 and 32; `width` is the number of
+    channels of every level of the pyramid.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Pyramid(nn.Module):
         return self.classifier(self.drop_head(self.final(self.merged(taps))))
 
     def merged(self, taps: Sequence[Tensor]) -> Tensor:
-        """Return (N, D, h/4, w/4): all features in one, before the last blocks."""
+        """Return the merged features (N, D, h/4, w/4) before the last blocks."""
         levels = [lateral(tap) for lateral, tap in zip(self.laterals, taps, strict=True)]
         merged = self.drop_context(self.context(levels[-1]))
         for index in (2, 1, 0):
@@ -96,9 +95,9 @@ class PyramidNet(nn.Module):
     """
     Map an image to class logits at a quarter of its size.
 
-    `encoder` is one of `encoders.ENCODERS`, whose weights are not loaded; so many
-    `frozen_layers` of it are not trained, their batch statistics neither. `width` are the channels
-    of every level of the pyramid.
+    `encoder` is one of `encoders.ENCODERS`; no weights are loaded. Its first `frozen_layers`
+    layers are not trained, nor are their batch statistics updated. `width` is the number of
+    channels of every level of the pyramid.
     """
 
     def __init__(
@@ -117,11 +116,11 @@ class PyramidNet(nn.Module):
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """How the names of all weights begin that are not trained."""
+        """Prefixes of the names of all weights that are not trained."""
         return tuple(f'encoder.{index}.' for index in range(self.frozen_layers))
 
     def features(self, image: Tensor) -> list[Tensor]:
-        """Return what the decoder takes: features of stride 4, 8, 16 and 32."""
+        """Return the decoder's input: features of stride 4, 8, 16 and 32."""
         taps, features = [], image
         for index, layer in enumerate(self.encoder):
             with torch.set_grad_enabled(torch.is_grad_enabled() and index >= self.frozen_layers):
@@ -131,7 +130,7 @@ class PyramidNet(nn.Module):
         return taps
 
     def train(self, mode: bool = True) -> PyramidNet:
-        """Set the mode of all layers but the frozen ones, which stay as they came."""
+        """Set the mode of all layers except the frozen ones, which stay in eval mode."""
         super().train(mode)
         for layer in self.encoder[:self.frozen_layers]:
             layer.eval()
@@ -139,15 +138,15 @@ class PyramidNet(nn.Module):
 
 
 # -------------------------------------------------------------------------------------------------
-# Any network of logits, yours among them.
+# Any network that returns logits, including the user's.
 
 
 def logits_of(output: Any) -> Tensor:
     """
-    Return the logits of what a network returns: a tensor, or 'out' or 'logits' of a mapping.
+    Return the logits in a network's output: the tensor itself, or 'out' or 'logits' of a mapping.
 
-    Of a sequence it is the first, of an object its attribute `logits`. Raises TrainingError if
-    there is none.
+    For a sequence it is the first item, for another object its attribute `logits`. Raises
+    TrainingError if no logits are found.
     """
     if isinstance(output, Mapping):
         output = next((output[key] for key in ('out', 'logits') if key in output), None)
@@ -165,8 +164,8 @@ def find_classifier(net: nn.Module, num_classes: int, spec: InputSpec) -> str:
     """
     Return the name of the layer whose bias is added to the logits; empty if there is none.
 
-    It is the last convolution of C channels that runs, and is tried: a larger bias of a class has
-    to make its logits larger by as much.
+    The candidate is the last convolution with C channels that runs. It is tested: increasing its
+    bias must increase the logits by the same amount.
     """
     seen: list[nn.Module] = []
     layers = [part for part in net.modules() if isinstance(part, nn.Conv2d)
@@ -193,7 +192,7 @@ def find_classifier(net: nn.Module, num_classes: int, spec: InputSpec) -> str:
 
 
 def require_classes_of(net: nn.Module, names: Sequence[str], spec: InputSpec, what: str) -> None:
-    """Raise TrainingError if a network of one's own does not give C logits, or does not run."""
+    """Raise TrainingError if the user's network does not return C logits, or does not run."""
     try:
         logits = _still_logits(net, spec)
     except (RuntimeError, ValueError, TypeError) as err:
@@ -209,7 +208,7 @@ def require_classes_of(net: nn.Module, names: Sequence[str], spec: InputSpec, wh
 
 @torch.no_grad()
 def _still_logits(net: nn.Module, spec: InputSpec) -> Tensor:
-    """Return the logits of a grey image, without dropout; the mode of the network stays."""
+    """Return the logits of a grey image without dropout; the network's mode is restored."""
     was_training = net.training
     net.eval()
     try:

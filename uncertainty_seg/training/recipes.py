@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Recipes: all that can be set of a training or of active learning, in one YAML file.
+Recipes: all settings of a training or of active learning in one YAML file.
 
-A recipe is a frozen dataclass; each key has a type, a default and a sentence. Shipped recipes are
-files of `config/recipes`. The recipe that ran is written beside what it made.
-
+A recipe is a frozen dataclass; each key has a type, a default and a description. Shipped recipes
+are in `config/recipes`. The recipe of a run is written next to its results.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _R = TypeVar('_R', 'TrainRecipe', 'ActiveRecipe')
 
 
 def key(default: _T, text: str) -> _T:
-    """Declare a key of a recipe: its default, and what it means, with unit and range."""
+    """Declare a key of a recipe: its default, and its meaning with unit and range."""
     made: _T = field(default=default, metadata={'text': text})
     return made
 
@@ -55,7 +54,7 @@ def _require_one_of(name: str, value: str, known: tuple[str, ...], more: str = '
 @dataclass(frozen=True)
 class TrainRecipe:
     """
-    How to train a network and what bundle to make of it.
+    Settings for training a network and compiling its bundle.
 
     `describe` prints the keys with their texts. Raises ConfigError if a value is out of range or
     two contradict each other.
@@ -102,7 +101,7 @@ class TrainRecipe:
                             'limits, for the card')
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be trained."""
+        """Check ranges and combinations."""
         _require_one_of('method', self.method, METHODS)
         _require_one_of('split', self.split, tuple(SPLITS))
         for name in ('epochs', 'batch', 'learning_rate'):
@@ -139,11 +138,11 @@ class TrainRecipe:
 
     @property
     def has_dropout(self) -> bool:
-        """Whether the bundle drops something out at run time."""
+        """Whether the bundle applies dropout at run time."""
         return self.method in _WITH_DROPOUT
 
     def _require_fitting(self) -> None:
-        """Refuse a key that the method does not look at."""
+        """Raise ConfigError for a key that the method does not use."""
         for name, methods in (('dropout', _WITH_DROPOUT), ('passes', _WITH_DROPOUT),
                               ('members', ('deep_ensemble',))):
             if self.method not in methods and getattr(self, name) != getattr(TrainRecipe, name):
@@ -166,7 +165,7 @@ class TrainRecipe:
 @dataclass(frozen=True)
 class ActiveRecipe:
     """
-    How to choose what is labelled, round by round, and how to train on it.
+    Settings for selecting frames to label, round by round, and for training on them.
 
     `describe` prints the keys with their texts. Raises ConfigError as `TrainRecipe` does.
     """
@@ -184,7 +183,7 @@ class ActiveRecipe:
         'text': 'recipe of each training; its epochs and seed follow from steps and round'})
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run."""
+        """Check ranges and combinations."""
         _require_one_of('strategy', self.strategy, STRATEGIES)
         _require('labels', self.labels, bool(self.labels) and self.labels[0] > 0 and all(
             one < two for one, two in zip(self.labels, self.labels[1:], strict=False)),
@@ -200,7 +199,7 @@ class ActiveRecipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return name to file of every recipe that comes with the package."""
+    """Return the files of all recipes of the package, keyed by name."""
     from uncertainty_seg.storage.model_bundle import models_folders
 
     found: dict[str, Path] = {}
@@ -212,11 +211,11 @@ def shipped_recipes() -> dict[str, Path]:
 
 def read_recipe(kind: type[_R], name: str, changes: Mapping[str, object] | None = None) -> _R:
     """
-    Read a `TrainRecipe` or `ActiveRecipe`, with defaults where neither file nor changes say more.
+    Read a `TrainRecipe` or `ActiveRecipe`; keys in neither file nor changes keep their defaults.
 
     `name` is that of a shipped recipe, or the path of a .yaml file; `changes` replace keys of the
-    file, a nested one with a dot, as `train.epochs`. Raises ConfigError if there is no such
-    recipe, or it has an unknown key or a value of another type.
+    file, nested ones with a dot, such as `train.epochs`. Raises ConfigError if there is no such
+    recipe, or it has an unknown key or a value of the wrong type.
     """
     from uncertainty_seg.storage.foreign_files import parse_yaml
 
@@ -234,13 +233,13 @@ def read_recipe(kind: type[_R], name: str, changes: Mapping[str, object] | None 
 
 
 def recipe_of(kind: type[_R], recipe: _R | str, changes: Mapping[str, object] | None) -> _R:
-    """Return a recipe, given itself or by name or file, with changes; errors of `read_recipe`."""
+    """Return a recipe, given as such or by name or file, with changes; see `read_recipe`."""
     return read_recipe(kind, recipe, changes) if isinstance(recipe, str) else \
         changed(recipe, changes or {})
 
 
 def changed(recipe: _R, changes: Mapping[str, object]) -> _R:
-    """Return a recipe with other values for some keys, checked as those of a file."""
+    """Return a recipe with other values for some keys, checked like those of a file."""
     nested: dict[str, dict[str, object]] = {}
     values: dict[str, Any] = {}
     hints = get_type_hints(type(recipe))
@@ -273,7 +272,7 @@ def _require_known(kind: type, name: object, said: str) -> None:
 
 
 def _as(kind: Any, value: object, name: str) -> Any:
-    """Return a value of YAML as one of the type of its key."""
+    """Convert a YAML value to the type of its key; ConfigError if it does not fit."""
     if kind is TrainRecipe:
         return _built(TrainRecipe, value, name)
     if get_origin(kind) is tuple:
@@ -284,10 +283,10 @@ def _as(kind: Any, value: object, name: str) -> Any:
         if not parts or (more is not Ellipsis and len(parts) != 2):
             raise ConfigError(f'{name} is {_text(value)}', 'two numbers, as [320, 256]')
         return tuple(_as(one, part, name) for part in parts)
-    if kind is str and value is None:  # a key without a value
+    if kind is str and value is None:  # the file has the key without a value
         return ''
     if kind is float and isinstance(value, str) and _EXPONENT.fullmatch(value):
-        value = float(value)  # YAML 1.1 takes 1e-3 for a text
+        value = float(value)  # YAML 1.1 reads 1e-3 as a string
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and is_number and math.isfinite(value):  # type: ignore[arg-type]
         return float(value)  # type: ignore[arg-type]
@@ -306,7 +305,7 @@ def _text(value: object) -> str:
 
 
 def write_recipe(path: Path, recipe: TrainRecipe | ActiveRecipe) -> None:
-    """Write a recipe, whole or not at all; `read_recipe` reads it."""
+    """Write a recipe atomically, for `read_recipe`."""
     text = '\n'.join(['# The recipe that ran; every key is given.', *_lines(recipe)])
     replace_file(path, f'{text}\n')
 
@@ -322,7 +321,7 @@ def _lines(recipe: object) -> Iterator[str]:
 
 
 def describe(kind: type) -> str:
-    """Return a line for each key of a recipe: name, meaning, default."""
+    """Return one line for each key of a recipe: name, meaning and default."""
     lines = []
     for entry in fields(kind):
         shown = '' if is_dataclass(entry.default) else f' [{_text(entry.default)}]'
@@ -332,7 +331,7 @@ def describe(kind: type) -> str:
 
 @dataclass(frozen=True)
 class DropoutPlan:
-    """Rates of the included decoder: before the classifier, and at its four places before."""
+    """Dropout rates of the included decoder: before the classifier, and at four other sites."""
 
     head: float = 0.5
     decoder: float = 0.0

@@ -1,10 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What is written down of a training: the card of its bundle says no more.
+Record of a training, from which the text of the bundle's card is made.
 
-`NAME.facts.json` beside the weights `NAME.pt` says what these were trained on, and how long. The
-text of the card is made from it, so that it is of the weights, not of the recipe of the day.
-
+`NAME.facts.json` next to the weights `NAME.pt` states on which images and for how long they were
+trained. The card therefore describes the weights, even if the recipe has changed since.
 """
 
 from __future__ import annotations
@@ -36,14 +35,15 @@ from uncertainty_seg.training.networks import logits_of
 @dataclass(frozen=True)
 class RunFacts:
     """
-    What a file of weights was made of.
+    Facts about the training of a file of weights.
 
-    So many `images` were trained on, and `val_images` measured on after each of the finished
-    `epochs`, of which one is kept (`kept_epoch`, from 1), chosen by its IoU or not (`is_chosen`);
-    `val_mean_iou` is that of the kept weights in one pass without dropout, NaN if it was not
-    measured. `folders`, `note`, `mixed` and `start` say of which images, what these are, how
-    images were mixed in, and from what. `is_finished`: no further epoch was wanted. `seen` has
-    the digests of the images that were trained on, or that chose the epoch.
+    `images` is the number of training images, `val_images` that of images measured after each of
+    the finished `epochs`. `kept_epoch` (from 1) is the epoch of the stored weights, chosen by its
+    IoU if `is_chosen`; `val_mean_iou` is measured with these weights in one pass without dropout,
+    NaN if not measured. `folders` names the folders of the images, `note` describes the images,
+    `mixed` states how images were mixed in, and `start` the initial weights. `is_finished` means
+    that the run ended by itself. `seen` has the digests of the images that were used to train or
+    to choose the epoch.
     """
 
     images: int
@@ -60,7 +60,7 @@ class RunFacts:
     seen: tuple[str, ...] = ()
 
     def sentence(self, network: str) -> str:
-        """Say for a card what a network was trained on."""
+        """Return the card's text on the training of a network."""
         images = f'{self.images:,}'.replace(',', ' ')
         where = f' of {", ".join(self.folders)}' if self.folders else ''
         text = f'{images} labelled images{where}, {self.epochs} epochs of {network}, ' \
@@ -75,14 +75,14 @@ class RunFacts:
 
 
 def write_facts(weights: Path, facts: RunFacts) -> None:
-    """Write the facts beside the weights, whole or not at all."""
+    """Write the facts next to the weights, atomically."""
     known = {name: None if isinstance(value, float) and not math.isfinite(value) else value
              for name, value in vars(facts).items()} | {'seen': ''.join(facts.seen)}
     replace_file(weights.with_suffix('.facts.json'), json.dumps(known, indent=1) + '\n')
 
 
 def read_facts(weights: Path) -> RunFacts | None:
-    """Read the facts of a file of weights; None if there are none, TrainingError if no facts."""
+    """Read the facts of a file of weights; None if missing, TrainingError if invalid."""
     path = weights.with_suffix('.facts.json')
     if not path.is_file():
         return None
@@ -120,14 +120,14 @@ def digest_of_images(data: LabelledFolder | None) -> str:
 
 
 def seen_images(*parts: LabelledFolder | None) -> tuple[str, ...]:
-    """Return what a card says of the images that a network has seen: sorted digests."""
+    """Return sorted digests of the images of some folders, for a card."""
     return tuple(sorted({image_digest(np.ascontiguousarray(image[..., ::-1]))
                          for data in parts if data is not None for image in data.images}))
 
 
 @dataclass(frozen=True)
 class Held:
-    """Images that a net is measured on, at the size at which the bundle sees them."""
+    """Images on which a net is measured, at the input size of the bundle."""
 
     data: LabelledFolder
     spec: InputSpec

@@ -1,12 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-From a recipe and folders of labelled images to weights, and from weights to a bundle.
+Train weights from a recipe and folders of labelled images, and compile weights to a bundle.
 
-Dropout at training regularises; which sites stay random at run time is chosen by measurement
-(docs/explanation/decisions.md): only the one before the classifier; the others cost T decoder runs
-and rank errors no better. The networks of an ensemble (Lakshminarayanan et al., 2017,
-arXiv:1612.01474) differ by their seed, and by encoder rate and loss where the recipe says so.
-
+Dropout in training regularises. At run time only the site before the classifier stays random, as
+measurements showed (docs/explanation/decisions.md): the others cost T decoder runs and rank errors
+no better. The networks of an ensemble (Lakshminarayanan et al., 2017, arXiv:1612.01474) differ by
+their seed, and by encoder rate and loss if the recipe says so.
 """
 
 from __future__ import annotations
@@ -90,24 +89,24 @@ from uncertainty_seg.training.run_facts import (
 )
 
 _log = logging.getLogger(__name__)
-# Of dropout before the classifier, and in the decoder while it is trained.
+# Dropout rates before the classifier, and in the decoder during training.
 _RATE, _DECODER_RATE = 0.5, 0.1
 _FIRST_SEED = 7
-# Between the seeds of the members of an ensemble.
+# Difference of the seeds of an ensemble's members.
 _MEMBER_STEP = 1000
-# Crops of so much of the input where the recipe says nothing.
+# Default size of crops, as a share of the input size.
 _CROP_SHARE = 0.9
-# An epoch of fewer images than two batches takes each so often that it has this many batches.
+# With fewer images than two batches, images are repeated until an epoch has this many batches.
 SHORT_EPOCH = 8
 
 
 @dataclass(frozen=True)
 class TrainingImages:
     """
-    What a network is trained on.
+    The images of a training.
 
-    `train` has the images, those that are mixed in (so many) last. On `val` each epoch is
-    measured. The folders are where they are from, for the card.
+    `train` has the training images; its last `mixed` ones are those mixed in. Each epoch is
+    measured on `val`. The folders are names for the card.
     """
 
     train: LabelledFolder
@@ -125,7 +124,7 @@ def train(
     """
     Train a network and write its bundle, without a calibration.
 
-    Beside the bundle OUT it writes the weights OUT.pt, the recipe, a row per epoch, the facts for
+    Besides the bundle OUT it writes the weights OUT.pt, the recipe, a row per epoch, the facts for
     the card, and the progress, from which a stopped run continues.
 
     Parameters
@@ -187,10 +186,10 @@ def read_images(
     recipe: TrainRecipe, data: Sequence[Path], mix: Sequence[Path] = ()
 ) -> TrainingImages:
     """
-    Read the images that a recipe trains on, and those that it measures on.
+    Read the images for training, and those for measuring each epoch.
 
-    Raises DatasetError if folders, classes or splits do not fit together; ConfigError if there is
-    nothing to be patient with.
+    Raises DatasetError if folders, classes or splits do not fit together; ConfigError if the
+    recipe has a patience and there are no images to measure.
     """
     splits, once = SPLITS[recipe.split], list({path.resolve(): path for path in data}.values())
     images = counted_once(load_folders(once, splits))
@@ -210,7 +209,7 @@ def read_images(
 
 
 def together(first: LabelledFolder, more: LabelledFolder | None) -> LabelledFolder:
-    """Return images with those that are mixed in last; DatasetError if classes differ."""
+    """Return the images of both folders, `more` last; DatasetError if their classes differ."""
     if more is None:
         return first
     require_same_classes(more.classes, first.classes, 'mixed in', 'the others')
@@ -219,7 +218,7 @@ def together(first: LabelledFolder, more: LabelledFolder | None) -> LabelledFold
 
 
 def warn_of_absent_classes(data: LabelledFolder) -> None:
-    """Say which classes no image shows."""
+    """Warn about classes that no image shows."""
     shown = data.pixel_counts().sum(0) > 0
     absent = [name for name, is_there in zip(data.class_names, shown, strict=True) if not is_there]
     if absent:
@@ -228,7 +227,7 @@ def warn_of_absent_classes(data: LabelledFolder) -> None:
 
 
 def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, whole or not at all; what was not measured is empty."""
+    """Write rows as CSV, atomically; NaN becomes an empty field."""
     with whole_file(path) as draft, draft.open('w', encoding='utf-8', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()
@@ -237,16 +236,16 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# What a recipe comes to.
+# Settings that follow from a recipe.
 
 
 def input_of(recipe: TrainRecipe) -> InputSpec:
-    """Return the input of the network."""
+    """Return the input specification of the network."""
     return InputSpec(*recipe.size, 'letterbox', 'rgb', IMAGENET_MEAN, IMAGENET_STD)
 
 
 def run_dropout_of(recipe: TrainRecipe) -> DropoutPlan:
-    """Return where the included architecture drops out at run time."""
+    """Return the dropout rates of the included architecture at run time."""
     return DropoutPlan(recipe.dropout or _RATE) if recipe.has_dropout else NO_DROPOUT
 
 
@@ -255,7 +254,7 @@ def _train_dropout_of(recipe: TrainRecipe) -> DropoutPlan:
 
 
 def fit_settings_of(recipe: TrainRecipe, member: int = 0) -> FitSettings:
-    """Return the settings of a training, or of that of a member."""
+    """Return the settings of a training, for an ensemble those of a member."""
     crop = recipe.crop if all(recipe.crop) else tuple(
         max(64, round(side * _CROP_SHARE / 32) * 32) for side in recipe.size)
     return FitSettings(
@@ -269,7 +268,7 @@ def fit_settings_of(recipe: TrainRecipe, member: int = 0) -> FitSettings:
 
 
 def weights_files(recipe: TrainRecipe, weights: Path) -> list[Path]:
-    """Return where the weights of each network are: of an ensemble NAME.0.pt, NAME.1.pt, ..."""
+    """Return the weights file of each network: for an ensemble NAME.0.pt, NAME.1.pt, ..."""
     if not recipe.is_ensemble:
         return [weights]
     return [weights.with_name(f'{weights.stem}.{index}{weights.suffix}')
@@ -281,7 +280,7 @@ def _title(recipe: TrainRecipe) -> str:
 
 
 def builder_of(recipe: TrainRecipe) -> Callable[[], nn.Module] | None:
-    """Return what builds a network of one's own; None for the included architecture."""
+    """Return the function that builds the user's network; None for the included architecture."""
     if not recipe.net:
         return None
     from uncertainty_seg.compiler.request import factory
@@ -298,15 +297,15 @@ def train_weights(
     threads: int = 0, on_rows: Callable[[Path, list[Row]], None] | None = None,
 ) -> None:
     """
-    Train a recipe's networks and save the weights that are worth keeping after every epoch.
+    Train a recipe's networks and save their weights during the run.
 
-    Where torch.save writes them says `weights_files`. A run that was stopped goes on after its
-    last epoch, and what is finished is not trained again: progress is kept beside the weights, and
-    so is what they were trained on. `taken` are weights to start from, `threads` as of `train`;
-    `on_rows` is called with the file of weights and the rows of its run, after each epoch.
+    `weights_files` gives the files. A stopped run continues after its last stored epoch, and
+    finished networks are not trained again: progress and facts are stored next to the weights.
+    `taken` are the initial weights, `threads` is as in `train`; `on_rows` is called after each
+    epoch with the weights file and the rows of its run.
 
-    Raises TrainingError if weights are missing or those of another network, or the loss is no
-    number.
+    Raises TrainingError if weights are missing or belong to another network, or the loss is not
+    finite.
     """
     tame_malloc()
     torch.set_num_threads(threads or free_threads())
@@ -316,7 +315,7 @@ def train_weights(
 
 
 def free_threads() -> int:
-    """Return how many threads pay: two, or one where other programs keep the cores busy."""
+    """Return a useful number of threads: two, or one if other programs keep the cores busy."""
     return max(1, min(2, round((os.cpu_count() or 1) - os.getloadavg()[0])))
 
 
@@ -341,7 +340,7 @@ class _Training:
         weights = class_weights(data, settings.class_power)
 
         def finished(average: nn.Module) -> nn.Module:
-            """Return a copy that gives the probabilities without the weights of the loss."""
+            """Return a copy whose probabilities are free of the loss's class weights."""
             done = copy.deepcopy(average)
             if classifier:
                 restore_priors(done.get_submodule(classifier), weights)
@@ -374,7 +373,7 @@ class _Training:
             write_facts(self.file, replace(facts, is_finished=True))
 
     def _enough_images(self) -> LabelledFolder:
-        """Return the images, each several times where they are fewer than two batches."""
+        """Return the images, repeated if they are fewer than two batches."""
         data = self.images.train
         count = len(data.images)
         if count >= 2 * self.recipe.batch:
@@ -393,7 +392,7 @@ class _Training:
         return Mix(rows >= count - mixed, self.recipe.mix_share)
 
     def _new_net(self, taken: Taken | None) -> tuple[nn.Module, str]:
-        """Return the network as it starts, and the name of its classifier, empty if unknown."""
+        """Return the initial network, and the name of its classifier (empty if unknown)."""
         recipe, data, spec = self.recipe, self.images.train, input_of(self.recipe)
         torch.manual_seed(self.settings.seed)
         build = builder_of(recipe)
@@ -415,7 +414,7 @@ class _Training:
             if taken.has_folded_norms:
                 measure_norms(net, data.images, recipe.size)
             if classifier and f'{classifier}.bias' in taken.state:
-                # What finished weights had taken off.
+                # Add the class weights again, which were removed from finished weights.
                 restore_priors(net.get_submodule(classifier),
                                1 / class_weights(data, self.settings.class_power))
         return net, classifier
@@ -426,7 +425,7 @@ class _Training:
         return f'what {self.recipe.net} builds' if self.recipe.net else 'random weights'
 
     def _origin(self, start: str, taken: Taken | None) -> dict[str, str]:
-        """Return what a run is made of beside its settings, for `fit` to compare."""
+        """Return what a run depends on besides its settings, for `fit` to compare."""
         images = self.images
         return {
             'network': _title(self.recipe), 'size': str(self.recipe.size), 'start': start,
@@ -459,10 +458,9 @@ def load_net(
     weights: Path, num_classes: int, dropout: DropoutPlan, encoder: str = DEFAULT_ENCODER,
 ) -> PyramidNet:
     """
-    Build the network with trained weights and other dropout rates, in eval mode.
+    Build the included network with trained weights and the given dropout rates, in eval mode.
 
     Raises TrainingError if the file is missing or holds another network.
-
     """
     net = PyramidNet(num_classes, dropout, encoder)
     load_weights(net, weights)
@@ -479,8 +477,8 @@ def make_bundle(
     """
     Compile trained weights to a bundle without calibration.
 
-    The recipe gives method, input, passes and the texts of the card, the images class names and
-    colours. Raises TrainingError if weights are missing or those of another network.
+    The recipe gives method, input, passes and the texts of the card; `data` gives class names and
+    colours. Raises TrainingError if weights are missing or belong to another network.
     """
     from uncertainty_seg.compiler.checks.grid_checks import choose_grid
 
@@ -524,7 +522,7 @@ def _finished_net(recipe: TrainRecipe, num_classes: int, weights: Path) -> nn.Mo
 
 
 def _seen_by(weights: Sequence[Path]) -> tuple[str, ...]:
-    """Return what networks have seen together, as far as their facts say."""
+    """Return the digests of all images that the networks' facts record as seen."""
     facts = [read_facts(file) for file in weights]
     return tuple(sorted({digest for one in facts if one is not None for digest in one.seen}))
 
