@@ -141,9 +141,10 @@ def _require_no_bounds(graph: onnx.GraphProto) -> None:
 
 
 def _is_bounded(node: onnx.NodeProto, fixed: Values) -> bool:
+    if node.op_type != 'Clip':
+        return node.op_type in _BOUNDED
     limits = [fixed.get(name) for name in node.input[1:3]]
-    is_unit = len(limits) == 2 and all(v is not None and abs(v).max() <= 1 for v in limits)
-    return node.op_type in _BOUNDED or node.op_type == 'Clip' and is_unit
+    return len(limits) == 2 and all(v is not None and abs(v).max() <= 1 for v in limits)
 
 
 # Operators with bounded results, and operators that pass on values or means of values.
