@@ -172,6 +172,7 @@ RESIZED = {'s': np.array([1, 1, 2, 2], np.float32), 'n': np.array([1, 16, 32], I
       N('Reshape', ['p', 'k'], ['y'])], 4, "'soft' runs along"),
     ([N('Identity', ['z'], ['y'])], 3, '4 channels, expected 3 classes'),
     ([N('Reshape', ['z', 'n'], ['y'])], 4, r'\(1, 1, 16, 32\) has 1 channel'),
+    ([N('Reshape', ['z', 'n'], ['y'])], 1, r'\(1, 1, 16, 32\) has 1 channel.*two classes'),
     ([N('Unsqueeze', ['z', 'a'], ['y'])], 4, r'shape \(1, 1, 4, 8, 16\)'),
 ])
 def test_what_has_no_exact_way_back_to_logits_is_refused(

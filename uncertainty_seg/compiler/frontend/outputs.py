@@ -169,7 +169,7 @@ def without_activation(
     what = f'the output {name!r} comes from {node.op_type} {node.name!r}'
     if node.op_type == 'ArgMax':
         raise GraphError(f'{what}, which keeps no probabilities', 'logits',
-                         f'export the logits, or name them: output={source}')
+                         f'return the logits (output={source} names them in an ONNX file)')
     if form.activation not in ('auto', _ACTIVATIONS[node.op_type]):
         raise GraphError(f'{what}, and the activation was declared as {form.activation}',
                          f'activation={_ACTIVATIONS[node.op_type]}', 'leave it out')
@@ -179,8 +179,8 @@ def without_activation(
         keep = '' if node.op_type == 'LogSoftmax' else \
             f', or keep what is resized: activation={_ACTIVATIONS[node.op_type]}'
         raise GraphError(f'{what}, which is resized after it', 'logits, resized or not',
-                         'resize the logits and not the probabilities, or name the tensor '
-                         f'before: output={source}{keep}')
+                         'resize the logits and not the probabilities, or return the logits '
+                         f'(output={source} names them in an ONNX file){keep}')
     _require_over_classes(node, path, name, form, types)
     if not path:
         return source, True
@@ -221,8 +221,8 @@ def _require_no_log_sigmoid(
     if full[axis] == 1:
         raise GraphError(f'the output {name!r} is the logarithm of a sigmoid of one channel',
                          'a logit, or the sigmoid itself',
-                         f'leave the logarithm out, or name the tensor before: output='
-                         f'{node.input[0]}')
+                         'leave the logarithm out, or return the tensor before '
+                         f'(output={node.input[0]} names it in an ONNX file)')
 
 
 def _several_sigmoids(name: str, channels: int) -> GraphError:
@@ -270,7 +270,7 @@ def in_planes(values: NDArray[_Number], form: OutputForm) -> NDArray[_Number]:
 def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
     """Return the class axis, 1 or 3, of four axes."""
     classes = form.num_classes
-    fitting = [axis for axis in (1, 3) if shape[axis] == classes]
+    fitting = [axis for axis in (1, 3) if shape[axis] == classes > 1]
     if len(fitting) == 2 and shape[2] > 1:
         raise GraphError(f'the output {name!r} of shape {shape} may have its {classes} classes '
                          'first or last', 'one axis of that size', 'choose another size')
@@ -280,8 +280,8 @@ def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
     came = f'the output {name!r} of shape {shape} has {_count(shape[1], "channel")}'
     wanted = f'{classes} class' + 'es' * (classes != 1)
     if shape[1] == 1:
-        raise GraphError(came, wanted, 'list two classes, background and object, for a network '
-                         'of one channel')
+        raise GraphError(came, 'one for each class, or two classes', 'list two classes, '
+                         'background and object, for a network of one channel')
     raise GraphError(came, wanted, 'list as many classes as the network has')
 
 
