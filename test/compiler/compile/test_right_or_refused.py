@@ -109,6 +109,8 @@ def dropped(x: torch.Tensor, training: bool) -> torch.Tensor:
 REFUSED = {
     'dropout in a scripted function': (lambda: dropped, 0.0, 'scripted function'),
     'gaussian dropout': (OwnNoise, 0.3, "'body' draws random numbers.*allow_silenced"),
+    'weights': (lambda: lambda x, t: F.conv2d(x, F.dropout(torch.eye(8)[..., None, None], 0.3, t)),
+                0.3, r'constant of shape \(8, 8, 1, 1\).*weights'),
     'undone': (lambda: lambda x, t: x + 0 * F.dropout(x, 0.5, t), 0.0, 'passes are the same'),
     'too rare': (nn.Identity, 1e-6, 'passes are the same.*1e-06'),
 }

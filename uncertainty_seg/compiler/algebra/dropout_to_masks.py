@@ -93,8 +93,9 @@ def _is_on(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
 
 def _no_dropout(model: onnx.ModelProto) -> GraphError:
     found = [node for node in model.graph.node if is_dropout(node)]
-    fix = ('train it with dropout, or let some be injected, or compile several networks as an '
-           'ensemble, or one pass by the method single')
+    fix = ('train it with dropout, which an ONNX file keeps if it is exported in train(), or let '
+           'some be injected, or compile several networks as an ensemble, or one pass by the '
+           'method single')
     expected = 'at least one dropout with a rate above 0, whose passes differ'
     if found and not any(_is_on(model.graph, node) for node in found):
         return GraphError(
@@ -167,8 +168,9 @@ def _place(node: onnx.NodeProto, known: Shapes, axes: FoundPasses) -> tuple[Shap
         raise GraphError(f'{what}: the batch axis was lost at {axes.lost[data]}',
                          'a tensor whose batch axis is known',
                          'compute that step without mixing the batch with other axes')
-    raise GraphError(f'{what} drops channels of a constant of shape {shape}', 'a batch on axis 0',
-                     'give it an axis of 1 in front')
+    raise GraphError(f'{what} drops from a constant of shape {shape}', 'a batch on axis 0',
+                     'give queries or positions an axis of 1 in front, and in place of weights '
+                     'drop the input of their layer')
 
 
 def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
