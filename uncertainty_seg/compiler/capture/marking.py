@@ -132,7 +132,8 @@ def _fails(net: nn.Module, image: Tensor, problem: str) -> GraphError:
         if _takes(net, torch.zeros(1, planes, height, width)):
             return GraphError(f'the net takes images of {planes} planes and not of three',
                               'red, green and blue', 'put a layer in front that converts these')
-    return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size')
+    return GraphError(f'{came}: {problem}', 'a net that runs in eval mode at the given size, on '
+                      'the CPU and in float32')
 
 
 def _takes(net: nn.Module, image: Tensor) -> bool:
