@@ -212,6 +212,7 @@ def test_six_classes_beside_a_side_of_six_are_a_question(tmp_path: Path) -> None
 
 
 PLACES: dict[str, End] = {
+    '(C, h, w)': lambda x, z: z.squeeze(0),
     '(1, HW, C)': lambda x, z: z.flatten(2).transpose(1, 2),
     '(1, C, HW)': lambda x, z: z.flatten(2),
     '(1, HW, C), softmax': lambda x, z: z.flatten(2).transpose(1, 2).softmax(-1),

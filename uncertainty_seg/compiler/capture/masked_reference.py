@@ -28,7 +28,12 @@ from uncertainty_seg.compiler.capture.marking import (
     named_outputs,
     plain_copy,
 )
-from uncertainty_seg.compiler.frontend.outputs import choose_output, in_planes, OutputForm
+from uncertainty_seg.compiler.frontend.outputs import (
+    choose_output,
+    in_planes,
+    OutputForm,
+    with_batch,
+)
 from uncertainty_seg.errors import GraphError
 
 Array = NDArray[np.float32]
@@ -173,4 +178,4 @@ def _planes(outputs: Mapping[str, Tensor], form: OutputForm) -> Array:
 def _logits(outputs: Mapping[str, Tensor], form: OutputForm) -> Array:
     """Return the output of logits, chosen by the rule of `frontend.outputs`."""
     dims = {name: tuple(value.shape) for name, value in outputs.items()}
-    return outputs[choose_output(dims, form)].float().numpy()
+    return with_batch(outputs[choose_output(dims, form)].float().numpy())

@@ -258,6 +258,11 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
     return full, axis, axis - (4 - len(shape))
 
 
+def with_batch(values: NDArray[_Number]) -> NDArray[_Number]:
+    """Return what one pass gave as (1, ...): some networks squeeze the batch axis."""
+    return values if values.shape[:1] == (1,) else values[None]
+
+
 def in_planes(values: NDArray[_Number], form: OutputForm) -> NDArray[_Number]:
     """Return the original network's output for T passes, (T, ...), in the layout of planes."""
     places = _places('', (1, *values.shape[1:]), form) if values.ndim == 3 else None
