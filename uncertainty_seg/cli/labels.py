@@ -128,8 +128,8 @@ def _warn(done: ImportSummary) -> None:
               'is empty: label frames of another dive.', file=sys.stderr)
     if done.control_skipped:
         print(f'warning: {done.control_skipped} unchanged control frames were left out. The '
-              'others are no longer a random sample, since the model was wrong on them, so all '
-              'frames count as selected. Mark frames with correct masks as finished, or give '
+              'others, most of them corrected, are no longer a random sample, so all frames '
+              'count as selected. Mark frames with correct masks as finished, or give '
               '--accept-unchanged.', file=sys.stderr)
     if done.control_unlabelled:
         print(f'warning: {done.control_unlabelled} control frames have no label. If they were '
