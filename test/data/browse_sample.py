@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Pictures that the tiny bundle scores, and what the script of a page for browsing reads."""
+"""Images for the tiny bundle, and the data that the script of a browse page reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COLOURS = ((255, 0, 0), (0, 255, 0), (0, 0, 255))
 
 
 def picture(index: int) -> np.ndarray:
-    """Return an image of two halves of a frame, with noise on it."""
+    """Return a noisy image with two parts of different colours."""
     mask = np.full((48, 64), index % 3, np.uint8)
     mask[:, 20 + 4 * (index % 5):] = (index + 1) % 3
     image = np.array(COLOURS, np.uint8)[mask]
@@ -31,7 +31,7 @@ def scored(
     folder: Path, bundle: Path, pictures: Sequence[np.ndarray], *words: object,
     name: str = 'seen',
 ) -> Path:
-    """Write pictures into a folder and score it; return the table."""
+    """Write images into a folder and score it; return the table."""
     (folder / name).mkdir(parents=True)
     for k, image in enumerate(pictures):
         cv2.imwrite(str(folder / name / f'{k:03}.png'), image)
@@ -41,7 +41,7 @@ def scored(
 
 
 def page_values(page: Path) -> dict[str, Any]:
-    """Return what the script of a page reads, its columns unpacked, a frame after the other."""
+    """Return the data that the script of a page reads, with the columns as rows of frames."""
     text = page.read_text(encoding='utf-8')
     start = text.index('id="data">') + len('id="data">')
     values: dict[str, Any] = json.loads(text[start:text.index('</script>', start)])

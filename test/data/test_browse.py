@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The verb browse: what is in the page, what is left out, a sentence a fault."""
+"""The verb browse: content of the page, omitted frames, and one sentence per error."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from uncertainty_seg.errors import ConfigError  # noqa: E402
 from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
 
-# What a page must not take for its own: names of folders and dives are anybody's.
+# A name of a folder or dive that must not act as HTML or script of the page.
 HOSTILE = '</script><script>document.title=1</script><img src=x onerror=document.title=2>&"\''
 
 
@@ -65,7 +65,7 @@ def decoded(address: str) -> np.ndarray:
 
 
 def require_drawn(bundle: Path, index: int, found: Iterable[np.ndarray]) -> None:
-    """Compare image, mask and heatmap with those of a frame, drawn anew."""
+    """Compare image, mask and heatmap with newly drawn ones of a frame."""
     image = picture(index)
     with us.open_pipeline(bundle) as pipeline:
         view = FrameView(image, pipeline.measure(image), pipeline.card, pipeline.settings,
@@ -98,10 +98,10 @@ def test_which_frames_are_taken(table: Path, tmp_path: Path) -> None:
     scores[5] = np.nan
     rows = rows_of_page(scores, keys, 12)
     assert len(rows) == 12 and (np.diff(rows) > 0).all()
-    # Half of them by score, NaN first, and the rest by lot.
+    # Half of them by score, NaN first, and the rest at random.
     assert {5, 99, 98, 97, 96, 95} <= set(rows.tolist())
     assert rows_of_page(scores, keys, 500).tolist() == list(range(100))
-    # All of them are in the page, and the pictures of three; others are read from their files.
+    # The page has all frames, and the pictures of three; the others are read from their files.
     values = browsed(table, tmp_path / 'page.html', '--most', 3)
     assert len(values['frames']) == 8 and len(values['pictures']) == 3
     assert values['places'] == {str(table.parent / 'seen'): (table.parent / 'seen').as_uri()}
@@ -156,7 +156,7 @@ def test_pictures_that_come_and_go_move_no_other(
     after = browsed(table, tmp_path / 'after.html')
     assert not after['frames'][2]['pictures'][0]
     assert [after['frames'][k] for k in (0, 1, 3)] == [before['frames'][k] for k in (0, 1, 3)]
-    # Without the model, and without the sources.
+    # Without the model and without the sources.
     shutil.move(tmp_path / 'tiny', tmp_path / 'moved')
     shutil.move(tmp_path / 'seen', tmp_path / 'else' / 'seen')
     capsys.readouterr()
@@ -166,14 +166,14 @@ def test_pictures_that_come_and_go_move_no_other(
     assert not any(any(frame['pictures']) for frame in bare['frames'])
     found = browsed(table, tmp_path / 'found.html', '--root', tmp_path / 'else')
     assert [len(frame['pictures']) for frame in found['frames']] == [1, 1, 1, 1]
-    # Another model in its place is none of the table.
+    # Another model at its path is not the table's.
     make_tiny_bundle(tmp_path / 'tiny', words='another')
     browsed(table, tmp_path / 'other.html')
     assert 'digest' in capsys.readouterr().err
 
 
 def asked(address: str, path: str, host: str = 'localhost') -> np.ndarray | None:
-    """Return what a served page answers, as an image; None for 404."""
+    """Return the response of a served page, as an image; None for 404."""
     port = int(address.rstrip('/').rpartition(':')[2])
     with closing(HTTPConnection('127.0.0.1', port, timeout=60)) as browser:
         browser.request('GET', path, headers={'Host': host})

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The page of browse in a real browser: whole, harmless, and its filters at work."""
+"""The page of browse in a real browser: complete, safe, and with working filters."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 
 FOLDER = '<img src=x onerror=document.title=3>&amp;"\'<!--'
-# More frames than are shown at once.
+# More frames than the page shows at once.
 COUNT = 30
 
 
 @pytest.fixture(scope='module')
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Return a page of a table whose folder and dive have hostile names."""
+    """Yield the page of a table whose folder and dive have hostile names."""
     folder = tmp_path_factory.mktemp('hostile')
     table = scored(folder, make_tiny_bundle(folder / 'tiny'), [picture(k) for k in range(COUNT)],
                    '--dive', HOSTILE, name=FOLDER)
@@ -45,7 +45,7 @@ def choose(browser: Browser, name: str, value: object) -> None:  # noqa: F811
 
 
 def fitting(browser: Browser) -> int:  # noqa: F811
-    """Return how many frames the page says fit."""
+    """Return the number of matching frames that the page shows."""
     count, _, total, *_ = browser.run("document.getElementById('count').textContent").split()
     assert int(total) == COUNT
     return int(count)
@@ -64,7 +64,7 @@ def test_the_page_is_whole_fits_and_asks_for_nothing(
     assert browser.run(OVERFLOWING) == []
     sizes = browser.run("""Promise.all([...document.images].map(i => { i.loading = 'eager';
         return i.decode().then(() => [i.naturalWidth, i.naturalHeight]); }))""")
-    # The legend of the heatmaps, and three pictures of each frame.
+    # The legend of the heatmaps, and three pictures for each frame.
     assert len(sizes) == 1 + 24 * 3 and all(size == [64, 48] for size in sizes[1:])
 
 
@@ -79,7 +79,7 @@ def test_hostile_names_are_shown_and_do_nothing(
     assert HOSTILE in words and FOLDER in words
     kinds = browser.run('[...document.scripts].map(one => one.type)')
     assert kinds.count('') == 1 and set(kinds) == {'', 'application/json', 'text/plain'}
-    # Nor would a script run that had got in: the policy of the page allows its own alone.
+    # An injected script would not run either: the page's policy only allows its own.
     browser.run("""(() => { const script = document.createElement('script');
         script.textContent = 'document.title = "ran"'; document.body.append(script);
         const box = document.createElement('div'); document.body.append(box);
@@ -130,7 +130,7 @@ def test_photographs_without_a_picture_in_the_page_are_read_from_their_files(
     assert complaints(browser) == []
     choose(browser, 'pictured', 1)
     assert fitting(browser) == 1
-    # Served, it has three pictures of every frame.
+    # The served page has three pictures of every frame.
     with us.browse(page.parent / 'table', few, most=1, force=True).server() as server:
         Thread(target=server.serve_forever, daemon=True).start()
         browser.open(server.address, 800)

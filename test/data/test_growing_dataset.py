@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A dataset that grows: no dive in two splits, additions that are whole, bad input refused."""
+"""A growing dataset: no dive in two splits, atomic additions, bad input refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def labels(seed: int) -> Any:
 
 def make(folder: Path, frames: dict[str, int], *, mask_of: Callable[[int], Any] = labels,
          reviews: dict[str, FrameReview] | None = None) -> Path:
-    """Write a labelled folder: an image and mask of each stem by its seed."""
+    """Write a labelled folder with an image and a mask for each stem, drawn from its seed."""
     for name in ('images', 'masks'):
         (folder / name).mkdir(parents=True)
     for stem, seed in frames.items():
@@ -59,7 +59,7 @@ def make(folder: Path, frames: dict[str, int], *, mask_of: Callable[[int], Any] 
 
 
 def dive(folder: Path, name: str, count: int = 3, seed: int = 0, **more: Any) -> Path:
-    """Write an import of one dive; its frames are drawn by chance in turn."""
+    """Write an import of one dive; every second frame is a control frame."""
     stems = {f'{name}_{i}': seed + i for i in range(count)}
     reviews = {stem: FrameReview(True, 'corrected', (CONTROL, SELECTED)[i % 2], name)
                for i, stem in enumerate(stems)}
@@ -67,7 +67,7 @@ def dive(folder: Path, name: str, count: int = 3, seed: int = 0, **more: Any) ->
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> Any:
-    """Run an action; return its line for scripts, or the sentence of its refusal."""
+    """Run an action; return its JSON line, or the sentence of its refusal."""
     capsys.readouterr()
     assert main(['dataset', *map(str, words)]) == code, capsys.readouterr().err
     out, err = capsys.readouterr()
@@ -78,7 +78,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: object, code: int = 0) -> A
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Return every file of a folder."""
+    """Return the content of every file of a folder by relative path."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob('*')
             if path.is_file()}
 
@@ -95,7 +95,7 @@ def splits_of(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    """Return a dataset of three dives, each in its split by name."""
+    """Return a dataset of three dives, each in the split of `SPLITS`."""
     for number, (name, split) in enumerate(SPLITS.items()):
         source = dive(tmp_path / f'source_{name}', name, seed=10 * number)
         said(capsys, 'add', tmp_path / 'data', source, '--split', split)
@@ -115,7 +115,7 @@ def test_splits_stay_and_dives_are_whole_while_200_dives_are_added(
 ) -> None:
     before, order = splits_of(data), np.random.default_rng(0).permutation(200)
     for part in range(4):
-        # Two of each dive now, and one more with the next part.
+        # Each part adds frames to new and to known dives.
         stems = {f'd{d}_{part}{i}': 1000 * part + 100 + 2 * d + i for i in range(2)
                  for d in (order[part::4] if not i else order[max(part - 1, 0)::4])}
         many = make(tmp_path / f'part_{part}', stems, reviews={
@@ -164,7 +164,7 @@ def test_train_calibrate_and_evaluate_read_it_as_any_labelled_folder(data: Path)
         np.testing.assert_array_equal(image[..., ::-1], picture(seed))
         np.testing.assert_array_equal(mask, labels(seed))
     assert every.class_names == NAMES
-    # Frames 0 and 2 of each dive were drawn by chance; calibrate takes no other.
+    # Frames 0 and 2 of each dive are control frames; calibrate uses no others.
     assert {stem[-1] for stem in drawn_frames(every, data).stems} == {'0', '2'}
     assert read_blocks(blocks_path(data, None), every.stems).tolist() == [
         stem[0] for stem in every.stems]
@@ -215,7 +215,7 @@ def test_an_image_is_in_one_split_and_one_that_looks_the_same_is_said(
     assert '3 images' in text and 'train' in text
     for i in range(3):
         image = picture(800 + i)
-        if not i:  # one bit of one pixel: another image, which looks the same
+        if not i:  # one bit of one pixel differs: a near duplicate
             image = picture(0)
             image[0, 0, 0] ^= 1
         cv2.imwrite(str(source / 'images' / f'a_{i}.png'), image)
@@ -225,7 +225,7 @@ def test_an_image_is_in_one_split_and_one_that_looks_the_same_is_said(
 
 
 def killed_at(step: int, data: Path, source: Path) -> bool:
-    """Add in a process that is killed before its system call `step`; return if it was."""
+    """Add in a process that is killed before system call `step`; return whether it was."""
     child = os.fork()
     if child == 0:
         left = [step]
@@ -263,7 +263,7 @@ def test_a_kill_at_any_moment_leaves_the_old_dataset_or_the_new_one(
         shutil.copytree(data, copy)
         was_killed = killed_at(step, copy, source)
         read = splits_of(copy)
-        for split in SHARES:  # every reader reads it, old or new
+        for split in SHARES:  # every reader can read it, old or new
             load_folder(copy, split)
         read_blocks(blocks_path(copy, None), list(read))
         assert len(read) == 12 or read == old

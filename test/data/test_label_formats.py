@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Label formats: what goes out comes back pixel by pixel; what is damaged is refused."""
+"""Label formats: export and import keep every pixel; damaged files are refused."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ HEIGHT, WIDTH = 8, 10
 PIPE = CLASSES.names[1]
 FRAME = make_frame(0, (HEIGHT, WIDTH), mask=np.zeros((HEIGHT, WIDTH), np.uint8))
 STEM = FRAME.row.stem
-# A change of the labels of the first frame, whatever the format.
+# A change to the files of an export.
 Edit = Callable[[Path], object]
 
 
@@ -83,7 +83,7 @@ def new_mask(content: bytes | np.ndarray) -> Edit:
 
 
 def edited(folder: Path, kind: str, edit: Edit) -> np.ndarray:
-    """Return the mask of an export that somebody changed."""
+    """Return the mask of an export after an edit."""
     write_export(folder, kind, [FRAME], CLASSES)
     place = corrected(folder, kind)
     edit(place)
@@ -179,9 +179,9 @@ def test_nothing_is_left_of_an_export_that_fails(kind: str, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['mine']
 
 
-# --- what is drawn in a tool ---------------------------------------------------------------------
+# --- annotations drawn in a tool -----------------------------------------------------------------
 
-# x from 2 to 5, y from 1 to 4 in a tool's coordinates: pixels 2..4 and 1..3.
+# x from 2 to 5 and y from 1 to 4 in a tool's coordinates are pixels 2..4 and 1..3.
 DRAWN = {
     'polygon': {'iscrowd': 0, 'segmentation': [[2, 1, 5, 1, 5, 4, 2, 4]]},
     'crowd': {'iscrowd': 1, 'segmentation': {'size': [HEIGHT, WIDTH], 'counts': [
@@ -219,9 +219,9 @@ def test_the_newest_annotation_that_was_not_cancelled_counts(tmp_path: Path) -> 
     assert one.stem == STEM and (one.mask == 1).all()
 
 
-# --- the brush of Label Studio, bit by bit; test_label_tools holds it to its SDK -----------------
+# --- the brush of Label Studio, bit by bit; test_label_tools compares it with the SDK ------------
 
-# 4 values of 8 bits; sizes 3, 4, 8, 16 less one.
+# 4 values of 8 bits; run sizes 3, 4, 8, 16, stored minus one.
 HEADER = '00000000000000000000000000000100' '00111' '0010' '0011' '0111' '1111'
 
 
@@ -235,11 +235,11 @@ def test_a_brush_by_hand() -> None:
     assert encode_brush(np.ones((1, 1), bool)) == painted
     assert decode_brush(painted, 1, 1).all()
     assert decode_brush(packed(HEADER + '1' '00' '011' '11111111'), 1, 1).all()
-    # No run: 4 values one by one, the last of which is alpha; half seen through is not painted.
+    # No run: 4 single values, the last of them alpha; a pixel counts as painted from 128 on.
     for alpha, is_painted in ((127, False), (128, True)):
         bits = HEADER + '0' '00' '011' + '00000000' * 3 + f'{alpha:08b}'
         assert decode_brush(packed(bits), 1, 1).tolist() == [[is_painted]]
-    for count in (16_383, 16_384, 16_385, 40_000):  # runs longer than 16 bits are several
+    for count in (16_383, 16_384, 16_385, 40_000):  # longer than one 16-bit run
         mask = np.arange(50_000).reshape(200, 250) < count
         np.testing.assert_array_equal(decode_brush(encode_brush(mask), 200, 250), mask)
     for data in ([], [1, 2, 3], [300], packed(HEADER), ['x'],
@@ -248,7 +248,7 @@ def test_a_brush_by_hand() -> None:
             decode_brush(data, 1, 1)
 
 
-# --- what is refused -----------------------------------------------------------------------------
+# --- refused files -------------------------------------------------------------------------------
 
 BAD: dict[str, Edit] = {
     'coco class': json_edit(COCO_FILE, lambda c: c['categories'][0].update(name='squid')),
@@ -292,7 +292,7 @@ BAD: dict[str, Edit] = {
     'folder link': lambda f: (f / 'masks' / 'far.png').symlink_to(f / 'masks' / f'{STEM}.png'),
     'folder classes': json_edit('classes.json', lambda c: c['classes'][1].update(name='cable')),
 }
-# Words of Python that say nothing to who wrote the file.
+# Fragments of Python's messages, which do not help the author of a file.
 OF_PYTHON = ('__init__', 'Error(', 'NoneType', 'argument', 'indices', 'Expecting', 'codec')
 
 
@@ -369,19 +369,19 @@ def test_a_damaged_table_is_refused(change: Callable[[Any], object], tmp_path: P
         read_table(tmp_path / 'out')
 
 
-# --- a mask lies on its image wherever it is opened, whatever orientation the camera wrote -------
+# --- a mask fits its image in any program, whatever EXIF orientation the camera wrote ------------
 
 XMP = b'http://ns.adobe.com/xap/1.0/\0<rdf tiff:Orientation="6"/>'
 
 
 def with_chunk(png: bytes, kind: bytes, content: bytes) -> bytes:
-    """Put a chunk behind the header of a PNG."""
+    """Insert a chunk after the header of a PNG."""
     chunk = struct.pack('>I', len(content)) + kind + content
     return png[:33] + chunk + struct.pack('>I', zlib.crc32(kind + content)) + png[33:]
 
 
 def turned_files() -> list[bytes]:
-    """Return files with an orientation in EXIF or XMP, as cameras and programs write it."""
+    """Return image files with an orientation in EXIF or XMP, as from cameras and programs."""
     pixels = np.random.default_rng(0).integers(0, 255, (24, 40, 3), np.uint8)
     jpeg, png = (cv2.imencode(ending, pixels)[1].tobytes() for ending in ('.jpg', '.png'))
     exif = turned(jpeg, 8)[12:12 + 38]

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Labels that nobody corrected: counted, refused, marked by the tool, or confirmed by the user."""
+"""Uncorrected labels: counted, refused, marked as reviewed in the tool, or accepted by users."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ SEABED, PIPE, DIVER = CLASSES.names
 
 
 def scene(shift: int = 0) -> LabelMap:
-    """Return a seabed with a pipe across it, on which a diver stands."""
+    """Return the mask of a seabed with a pipe across it and a diver on the pipe."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[25:35] = 1
     cv2.circle(mask, (30 + shift, 28), 9, 2, cv2.FILLED)
@@ -88,11 +88,11 @@ def edit_json(file: Path, change: Callable[[Any], object]) -> None:
 
 
 def whole_image() -> dict[str, Any]:
-    """Return the run lengths of COCO of all pixels."""
+    """Return COCO run lengths that cover all pixels."""
     return {'size': [HEIGHT, WIDTH], 'counts': [0, HEIGHT * WIDTH]}
 
 
-# What a labeller does to the frame of a stem, in each tool: label all of it as the pipe.
+# For each tool: label the whole frame of a stem as pipe, as a labeller would.
 
 
 def paint_coco(out: Path, stem: str) -> None:
@@ -142,7 +142,7 @@ PAINT = {'coco': paint_coco, 'folder': paint_folder, 'label-studio': paint_label
          'fiftyone': paint_fiftyone}
 
 
-# How a labeller marks the frame of a stem as finished without changing its mask.
+# For each tool: mark the frame of a stem as finished, without changing its mask.
 
 
 def mark_coco(out: Path, stem: str) -> None:
@@ -231,7 +231,7 @@ def test_controls_of_which_the_right_ones_are_left_out_are_none(
 def test_controls_that_came_back_without_a_label_are_counted(
     labelled: list[int], missing: int, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whoever labels the easy ones only gets a promise for easy frames."""
+    """Report them, since a promise from easy frames alone holds for easy frames only."""
     write_export(out, 'folder', four('control', 'control'), CLASSES)
     for k, frame in enumerate(four()):
         if k in labelled:
@@ -259,11 +259,11 @@ def test_an_annotation_made_in_bulk_was_seen_by_nobody(
     assert bring(out, 'label-studio') == (0 if is_seen else 2)
 
 
-# --- what tools do to masks by themselves --------------------------------------------------------
+# --- changes that tools make to masks by themselves ----------------------------------------------
 
 
 def polygons(masks: dict[int, LabelMap], epsilon: float) -> Callable[[Any], None]:
-    """Give the labels back as polygons, as tools do that know no masks."""
+    """Return an edit that replaces labels by polygons, as tools without masks do."""
     def change(content: Any) -> None:
         content['annotations'] = []
         for image, mask in masks.items():
@@ -286,7 +286,7 @@ def test_outlines_of_an_untouched_mask_are_untouched(
     epsilon: float, frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     moved = scene(1)
-    moved[36:50, 10:30] = 2  # what a labeller added to the second frame
+    moved[36:50, 10:30] = 2  # a labeller's addition to the second frame
     write_export(out, 'coco', frames[:2], CLASSES)
     edit_json(out / COCO_FILE, polygons({1: frames[0].mask, 2: moved}, epsilon))
     assert bring(out, 'coco') == 2
@@ -297,7 +297,7 @@ def test_outlines_of_an_untouched_mask_are_untouched(
 
 def test_what_is_erased_or_added_is_more_than_an_outline() -> None:
     base = np.zeros((40, 40), np.uint8)
-    base[10:12, 5:30] = 1  # thin: each of its pixels touches its outline
+    base[10:12, 5:30] = 1  # thin, so that all its pixels are on the outline
     grown = cv2.dilate(base, np.ones((3, 3), np.uint8))
     assert is_redrawn(base, base, 255) and is_redrawn(base, grown, 255)
     assert not is_redrawn(base, np.zeros_like(base), 255)
@@ -331,7 +331,7 @@ def test_a_mask_that_went_through_a_smaller_size_is_no_correction_and_what_is_pa
 
 
 def without_a_class(out: Path) -> None:
-    """Take the first category for background, as some tools do."""
+    """Drop the first category as background, as some tools do."""
     edit_json(out / COCO_FILE, lambda c: c.update(
         annotations=[a for a in c['annotations'] if a['category_id'] != 1]))
 
@@ -385,8 +385,8 @@ def test_masks_under_the_names_of_other_frames_are_refused(
 def test_a_correction_may_happen_to_be_the_mask_of_another_frame_or_be_all_new(
     frames: list[LabelFrame], out: Path
 ) -> None:
-    frames[0].mask[:] = 0  # nothing but the seabed, as a second frame turns out to be
-    frames[2].mask[:] = 255  # the model knew nothing
+    frames[0].mask[:] = 0  # only seabed, like the second frame
+    frames[2].mask[:] = 255  # unknown everywhere
     write_export(out, 'folder', frames[:3], CLASSES)
     for frame, class_id in zip(frames, (1, 0, 1), strict=False):
         cv2.imwrite(str(out / 'masks' / f'{frame.row.stem}.png'),
@@ -420,7 +420,7 @@ def test_the_masks_of_the_export_are_not_for_editing(
     edit_json(out / COCO_FILE, polygons({1: frames[0].mask}, 0.0))
     file = out / 'predictions' / f'{frames[0].row.stem}.png'
     cv2.imwrite(str(file), np.ones((HEIGHT, WIDTH), np.uint8))
-    for _ in range(2):  # another one, and then none
+    for _ in range(2):  # with another file, then without one
         assert bring(out, 'coco') == 2
         assert file.name in capsys.readouterr().err
         file.unlink(missing_ok=True)
@@ -440,13 +440,13 @@ def test_two_labellers_who_disagree_are_named_and_others_are_joined(
     frames: list[LabelFrame], out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_export(out, 'coco', frames, CLASSES)
-    other = out.parent / 'other' / 'annotations.json'  # as tools call it that know no subsets
+    other = out.parent / 'other' / 'annotations.json'  # its name in tools without subsets
     other.parent.mkdir()
     whole = (out / COCO_FILE).read_text()
     words = ['labels', 'import', str(out), str(other.parent), str(out.parent / 'train'),
              '--format', 'coco', '--shares', 'all=1']
     for disputed in ((1, 4), ()):
-        # The second alone corrected frame 2, the first alone frame 3.
+        # Only the second labeller corrected frame 2, only the first frame 3.
         (out / COCO_FILE).write_text(whole)
         other.write_text(whole)
         edit_json(out / COCO_FILE, lambda c, also=disputed: relabel(c, 2, 3, *also))
@@ -480,7 +480,7 @@ def test_the_annotations_of_one_task_by_two_people(
     assert 'ann@x' in err and 'bob@x' in err
     edit_json(labels, lambda tasks: tasks[0].update(annotations=[
         by('ann@x', PIPE, '1'), by('bob@x', DIVER, '2'), by('bob@x', PIPE, '3')]))
-    assert bring(out, 'label-studio', labels=labels) == 0  # bob came round to ann's view
+    assert bring(out, 'label-studio', labels=labels) == 0  # bob now agrees with ann
     reviews = read_review(out.parent / 'train')
     assert reviews is not None and reviews[frames[0].row.stem].labeller == 'ann@x'
 
@@ -504,12 +504,12 @@ def test_splits_keep_dives_whole_and_are_near_their_shares() -> None:
             require_shares(wrong)
 
 
-# --- masks of a model are known as such wherever they are copied to ------------------------------
+# --- masks of a model are recognized wherever they are copied to ---------------------------------
 
 
 @pytest.fixture
 def copied(frames: list[LabelFrame], out: Path) -> Path:
-    """Return a folder with what a labelled folder needs of an export, and nothing else."""
+    """Return a labelled folder with copies of an export's images, masks and classes only."""
     write_export(out, 'folder', frames, CLASSES)
     for name in ('images', 'masks'):
         shutil.copytree(out / name, out.parent / 'copied' / name)
@@ -518,7 +518,7 @@ def copied(frames: list[LabelFrame], out: Path) -> Path:
 
 
 def repaint(file: Path) -> None:
-    """Change a pixel, and keep what the file says beside its pixels, as some programs do."""
+    """Change a pixel and keep the file's text chunks, as some programs do."""
     from PIL import Image, PngImagePlugin
 
     with Image.open(file) as image:
@@ -544,7 +544,7 @@ def test_masks_that_were_copied_out_of_an_export_are_refused(
     for file in sorted((copied / 'masks').iterdir())[1:]:
         repaint(file)
     assert len(load_folder(copied, 'train').masks) == 4
-    # Nor do they come in by way of a folder that was imported.
+    # They are refused in an imported folder, too.
     assert bring(out, 'folder', '--accept-unchanged', '--shares', 'train=1.0') == 0
     train = out.parent / 'train'
     stem = load_folder(train, 'train').stems[0]
@@ -559,7 +559,7 @@ def test_a_program_that_moves_the_mark_does_not_make_labels_of_them(
 ) -> None:
     from PIL import Image, PngImagePlugin
 
-    # Of pixels that take many bytes, as masks of photographs do.
+    # Random pixels, so that the file is as large as masks of photographs.
     mask = np.random.default_rng(0).integers(0, 6, (120, 160), np.uint8)
     write_prediction(tmp_path, 'one', mask)
     file, key, digest = tmp_path / 'one.png', 'uncertainty_seg prediction', mask_sha256(mask)
@@ -574,7 +574,7 @@ def test_a_program_that_moves_the_mark_does_not_make_labels_of_them(
     assert file.read_bytes() != before
     assert np.array_equal(cv2.imread(str(file), cv2.IMREAD_UNCHANGED), mask)
     assert is_prediction(file)
-    # A pixel of a person's, beside the text that the program kept.
+    # A pixel changed by a person, while the program kept the text.
     edited = mask.copy()
     edited[0, 0] ^= 1
     (tmp_path / 'two.png').write_bytes(marked(encoded_png(edited), mask))
@@ -597,5 +597,5 @@ def test_a_folder_is_read_only_if_every_frame_of_it_is_reviewed(
         edit_json(train / 'review.json', change)
         with pytest.raises(DatasetError, match=r'review'):
             load_folder(train, 'train')
-    (train / 'review.json').unlink()  # as every folder from elsewhere
+    (train / 'review.json').unlink()  # as in folders from other sources
     assert len(load_folder(train, 'train').stems) == 2

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The verb labels from logs and selections and back; one sentence for what is wrong."""
+"""The verb labels: export from logs and selections, import, and one sentence per error."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from uncertainty_seg.storage.score_rows import (  # noqa: E402
 
 
 def random_masks(count: int, seed: int = 0) -> list[ImageU8]:
-    """Return masks of odd and mixed sizes; log masks have no pixel without a class."""
+    """Return masks of various sizes; masks of logs have no pixels without a class."""
     rng = np.random.default_rng(seed)
     return [rng.integers(0, 3, (9 + 4 * i, 23 - 2 * i)).astype(np.uint8) for i in range(count)]
 
@@ -69,7 +69,7 @@ def bring(*words: object, kind: str = 'folder') -> int:
 
 
 def refused(capsys: pytest.CaptureFixture[str], code: int) -> str:
-    """Return the one sentence that a misuse is answered with, behind what was left out."""
+    """Return the sentence of a refusal, the last line on stderr."""
     assert code == 2
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].endswith('.')
@@ -117,7 +117,7 @@ def test_what_is_damaged_or_not_finished_is_left_out_and_said(
     (folders[0] / 'mask.png').unlink()
     cv2.imwrite(str(folders[1] / 'mask.png'), np.zeros((3, 3), np.uint8))
     (folders[2] / 'frame.json').write_text('{"version": 1, "frame')
-    shutil.copytree(folders[3], log / 'frames' / '.tmp_half')  # as while it is being written
+    shutil.copytree(folders[3], log / 'frames' / '.tmp_half')  # as while a frame is written
     assert export(log, tmp_path / 'out', kind='coco') == 0
     output = capsys.readouterr()
     said = json.loads(output.out.splitlines()[-1])
@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
 def row_of(
     source: Path, kind: str, topic: str, index: int, image: ImageU8 | None = None, **facts: Any
 ) -> ScoreRow:
-    """Return a row of a score table as `score` makes it of an image."""
+    """Return a row of a score table for an image, as `score` writes it."""
     height, width = (48, 64) if image is None else image.shape[:2]
     phash = 0 if image is None else perceptual_hash(image)
     stamp_ns = 1000 + index if kind == 'bag' else index * 10**9
@@ -229,7 +229,7 @@ def row_of(
 def make_selection(
     folder: Path, bundle: Path, rows: list[ScoreRow], strategy: str = 'top-k'
 ) -> Path:
-    """Write a selection, as `select` leaves it."""
+    """Write a selection in the form that `select` writes."""
     card = load_bundle(str(bundle)).card
     info = TableInfo(str(bundle), model_digest(card), card.class_names, card.palette, 8, 3,
                      ('entropy.mean',), 2, {'passes': 8, 'seed': 3, 'backend': 'onnxruntime'})
@@ -245,7 +245,7 @@ def make_selection(
 
 
 def write_bag(bag: Path, images: list[ImageU8], topic: str = '/cam/image_raw') -> Path:
-    """Write each image with the stamps 1000, 1001 and so on."""
+    """Write a bag of images with stamps 1000, 1001 and so on."""
     with BagWriter(bag) as writer:
         for index, image in enumerate(images):
             writer.write_image(topic, 1000 + index, 'cam', image, 'bgr8')
@@ -253,7 +253,7 @@ def write_bag(bag: Path, images: list[ImageU8], topic: str = '/cam/image_raw') -
 
 
 def random_images(count: int, seed: int = 0) -> list[ImageU8]:
-    """Return images that look nothing like each other."""
+    """Return images that are all unlike each other."""
     coarse = np.random.default_rng(seed).integers(0, 255, (count, 6, 8, 3), np.uint8)
     return [np.asarray(cv2.resize(image, (64, 48)), np.uint8) for image in coarse]
 
@@ -266,7 +266,7 @@ def bag_rows(bag: Path, images: list[ImageU8], **facts: Any) -> list[ScoreRow]:
 def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     tiny_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # The tiny network answers blue, green, red by colour.
+    # The tiny network labels blue, green and red by their colour.
     images = [np.zeros((48, 64, 3), np.uint8) for _ in range(3)]
     for index, image in enumerate(images):
         image[:, :32, index] = 255
@@ -298,7 +298,7 @@ def test_a_selection_gets_the_masks_of_the_model_that_scored_it(
     row = read_table(tmp_path / 'out').rows[f'dive_9_cam_image_raw_{of_bag}_000002']
     assert (row.reason, row.dive, row.score) == ('rank 1 of 9', 'dive 9', 1.5)
     assert row.key == 'dive.bag#/cam/image_raw#2'
-    for file in (tmp_path / 'out').glob('*.json'):  # whose machine it was is nobody's business
+    for file in (tmp_path / 'out').glob('*.json'):  # no path of this machine is exported
         assert str(tmp_path) not in file.read_text()
 
 
@@ -337,7 +337,7 @@ def test_an_image_that_is_not_the_one_that_was_scored_is_left_out(
     for index, image in enumerate(images):
         cv2.imwrite(str(pictures / f'{index}.png'), image)
         rows.append(row_of(pictures, 'folder', '', index, image, file=f'{index}.png'))
-    # One is gone, one comes before all others, one is another picture now.
+    # One file is gone, one sorts before all others, one has another image now.
     (pictures / '1.png').unlink()
     cv2.imwrite(str(pictures / '00.png'), images[0])
     cv2.imwrite(str(pictures / '3.png'), images[0])
@@ -359,7 +359,7 @@ def test_only_what_was_drawn_of_all_frames_is_a_control(
     images = random_images(2)
     bag = write_bag(tmp_path / 'dive', images)
     rows = bag_rows(bag, images)
-    # Of a log only what it drew itself: the other frames are there because of their scores.
+    # From a log only its own control frames: it kept the others because of their scores.
     rows += [row_of(log, 'log', 'front', index, frame.read_image(), run=str(log),
                     stamp_ns=int(frame.sidecar['stamp_ns']))
              for index, frame in enumerate(frame_log_format.iter_frames(log))]
@@ -401,7 +401,7 @@ def test_a_selection_is_exported_where_its_sources_are_now(
         assert 'no frame' in refused(capsys, export(tmp_path / name, out))
         assert sent(name, '--root', tmp_path / 'disk')['dives'] == 2
     (tmp_path / 'disk' / 'a').rename(tmp_path / 'disk' / 'c')
-    # A bag of the same name is not taken for it: its pictures are others.
+    # A bag of the same name is not mistaken for it, since its images differ.
     shutil.copytree(tmp_path / 'disk' / 'b' / 'bag', tmp_path / 'disk' / 'bag')
     said = sent('selection', '--root', tmp_path / 'disk')
     assert (said['dives'], said['left_out']) == (1, 1)
@@ -436,7 +436,7 @@ def test_one_export_serves_training_and_honest_measuring(
         assert measured_split(folder) == 'control'
         trained = load_splits(folder, ('train', 'val')).stems
         assert len(trained) == 4 and not set(trained) & set(splits['control'])
-    # Frames of a table with labels have not all the same chance.
+    # The frames of a partly labelled table do not all have the same probability.
     again = ['select', str(tmp_path / 'table'), '-n', '1', '--control', '1', '--labelled',
              str(picks), '-o', str(tmp_path / 'again')]
     assert main(again) == 2

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Exports, read by the tools they are for: Label Studio's SDK and datumaro.
+Exports read by the labelling tools' own code: Label Studio's SDK and datumaro.
 
-The tools live in a folder of their own, since they pin other versions of OpenCV and numpy:
+The tools are in a separate folder, since they pin other versions of OpenCV and numpy:
 UNCERTAINTY_SEG_LABEL_TOOLS, filled by ``pip install --target FOLDER -r
 scripts/requirements/label_tools.txt`` of this Python.
 
@@ -35,13 +35,13 @@ BANDS = 'ö潜 bands'
 
 
 def frames_to_send() -> list[LabelFrame]:
-    """Return masks with holes, regions in parts, unknown pixels, and names of other scripts."""
+    """Return masks with holes, split regions, unknown pixels, and names in other scripts."""
     rings = np.full((60, 80), 255, np.uint8)
     rings[5:55, 10:70], rings[15:45, 20:60], rings[22:38, 30:50], rings[28:32, 36:44] = 0, 1, 0, 2
     noise = cv2.GaussianBlur(np.random.default_rng(0).random((240, 320)), (0, 0), 20)
     nested = np.digitize(noise, np.quantile(noise, [0.3, 0.7, 0.9])).astype(np.uint8)
     nested[nested == 3] = 255
-    # Wavy bands from edge to edge: no class has a hole.
+    # Wavy bands from edge to edge, so that no class has a hole.
     edge = (160 + 30 * np.sin(np.arange(240) / 20))[:, None]
     bands = np.digitize(np.arange(320)[None] - edge, [-60, 60]).astype(np.uint8)
     return [make_frame(0, (33, 20)), make_frame(1, (7, 9), 'dive 2'), named('ö潜 rings', rings),
@@ -59,7 +59,7 @@ def require_equal(root: Path, kind: str, frames: list[LabelFrame]) -> None:
         for frame in frames:
             np.testing.assert_array_equal(masks[frame.row.stem], frame.mask, kind)
     reasons = json.loads((root / f'{kind}.json').read_text())
-    if kind != 'coco':  # datumaro keeps no field that COCO does not name
+    if kind != 'coco':  # datumaro drops fields that are not in COCO
         assert reasons == {frame.row.stem: REASON for frame in frames}
 
 
@@ -100,7 +100,7 @@ def test_what_label_studio_packs_is_unpacked(root: Path) -> None:
 def test_masks_go_by_datumaro_to_other_tools_and_back(
     kind: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Formats with masks keep every pixel; polygons fill holes and move borders by two pixels."""
+    """Compare: mask formats keep every pixel; polygons fill holes and move borders by 2 pixels."""
     back = root / 'back' / kind
     if not back.is_dir():
         pytest.skip('datumaro is not installed in UNCERTAINTY_SEG_LABEL_TOOLS')
@@ -108,7 +108,7 @@ def test_masks_go_by_datumaro_to_other_tools_and_back(
     words = ['labels', 'import', str(back), str(out), '--frames', str(root / 'coco'),
              '--format', 'coco', '--shares', 'train=1.0']
     if kind != 'polygons':
-        # Nobody touched them, which an import takes for no label.
+        # They were not corrected, so an import refuses them.
         assert main(words) == 2
         assert '6 of 6 masks' in capsys.readouterr().err
     assert main([*words, '--accept-unchanged']) == 0

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Features of a frame, and near duplicates against comparing all pairs."""
+"""Features of a frame, and near duplicates, compared with a search over all pairs."""
 
 from __future__ import annotations
 
@@ -91,8 +91,8 @@ def test_the_same_sight_is_near_and_others_are_farther(scenes: list[ImageU8]) ->
 def test_what_the_network_made_of_a_frame_is_in_its_features(scenes: list[ImageU8]) -> None:
     image = scenes[0]
     found = [features(image, np.eye(C)[k].tolist()) for k in range(C)]
-    # Two unit vectors at right angles, of a part whose weight squared is 0.3; the thumbnail and
-    # the edges may be a little short of theirs.
+    # Orthogonal unit vectors in a part with squared weight 0.3; thumbnail and edges may be a
+    # little shorter than unit length.
     assert all(math.isclose(distance(found[0], found[k]), math.sqrt(0.6), rel_tol=0.1)
                for k in range(1, C))
     steps = [distance(features(image, entropies=[v, *CALM[1:]]), features(image))
@@ -103,7 +103,7 @@ def test_what_the_network_made_of_a_frame_is_in_its_features(scenes: list[ImageU
 
 
 def test_even_pictures_have_no_direction_made_of_rounding_or_noise() -> None:
-    # Half-way grey is the middle of Lab: a step of grey to either side must not be an opposite.
+    # Middle grey is the centre of Lab; grey levels on either side must not become opposites.
     even = [np.full((120, 160, 3), grey, np.uint8) for grey in (117, 119, 121)]
     assert max(distance(features(even[1]), features(other)) for other in even) < 0.1
     noise = np.random.default_rng(0).normal(0, 1, even[0].shape)
@@ -111,7 +111,7 @@ def test_even_pictures_have_no_direction_made_of_rounding_or_noise() -> None:
 
 
 def by_all_pairs(hashes: Hashes, order: Rows, bits: int) -> list[int]:
-    """Go down the list and compare with all that stay, as the definition says."""
+    """Return each frame's stand-in by the definition: compare in order with all that stay."""
     staying: list[int] = []
     owners = list(range(len(hashes)))
     for row in order:
@@ -124,7 +124,7 @@ def by_all_pairs(hashes: Hashes, order: Rows, bits: int) -> list[int]:
 
 
 def dive(seed: int, count: int, scenes: int, flips: int) -> Hashes:
-    """Frames of a camera that stands still before each of some scenes."""
+    """Return hashes of frames of a few still scenes, with random bits flipped."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 2**64, scenes, np.uint64)[rng.integers(0, scenes, count)]
     for _ in range(flips):
@@ -146,7 +146,7 @@ def test_near_duplicates_are_what_comparing_all_pairs_finds(
 def test_near_duplicates_by_hand() -> None:
     words = np.array([0, 1, 0b1011, 2**63, 2**64 - 1], np.uint64)
     assert bits_apart(words, np.uint64(0)).tolist() == [0, 1, 3, 1, 64]
-    # 0 to 4 bits: each is one bit from the next, and a chain is not one group.
+    # Hashes with 0 to 4 bits: neighbours differ by one bit, but a chain is not one group.
     chain = np.array([0, 1, 3, 7, 15], np.uint64)
     assert stand_ins(chain, np.array([2, 0, 4, 1, 3]), 2).tolist() == [0, 2, 2, 2, 4]
     assert stand_ins(chain, np.array([2, 0, 4, 1, 3]), 3).tolist() == [2, 2, 2, 2, 2]

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The rosbag replay tests: the live node, fed by a player, and the offline replay agree."""
+"""Replay of bags: the live node, fed by a player, agrees with the offline replay."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def domain(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 
 def noisy_bag(path: Path, count: int = 24, height: int = 90, width: int = 120) -> Path:
-    """Write pictures that fade from red to grey, no two alike; the flag falls on the way."""
+    """Write images that fade from red to grey, all different, so that the flag falls."""
     generator = np.random.default_rng(7)
     with BagWriter(path) as bag:
         for k in range(count):
@@ -47,7 +47,7 @@ def noisy_bag(path: Path, count: int = 24, height: int = 90, width: int = 120) -
 
 
 def images_of(bag: Path, name: str) -> dict[int, tuple[Any, ...]]:
-    """Return stamp to everything an image message says."""
+    """Return stamp -> all fields of each image message."""
     with BagReader(bag) as reader:
         return {
             item.stamp_ns: (item.frame_id, item.raw.encoding, item.raw.height, item.raw.width,
@@ -57,7 +57,7 @@ def images_of(bag: Path, name: str) -> dict[int, tuple[Any, ...]]:
 
 
 def statuses_of(bag: Path) -> dict[int, dict[str, str]]:
-    """Return stamp to the values of each measured frame that do not come from a clock."""
+    """Return stamp -> the status values of each measured frame that do not depend on a clock."""
     found = {}
     with BagReader(bag) as reader:
         for item in reader.messages(f'{NODE}/status'):
@@ -65,14 +65,14 @@ def statuses_of(bag: Path) -> dict[int, dict[str, str]]:
             status = item.message.status[0]
             values = {v.key: v.value for v in status.values
                       if not v.key.startswith(('latency.', 'frame_age_ms'))}
-            if 'passes' in values:  # a status of no frame may have the same time of the bag
+            if 'passes' in values:  # a status without a frame may have an equal stamp
                 found[header_stamp_ns(item.message)] = {**values, 'message': status.message}
     return found
 
 
 def numbers_of(bag: Path) -> dict[int, tuple[bytes, bytes, bytes]]:
     """
-    Return stamp to the serialised `~/verdict` of each frame: before the age, the age, after it.
+    Return stamp -> the serialised `~/verdict` of a frame: before the age, the age, after it.
 
     The last fields are six float64 values, of which the age is the fourth, and two empty lists.
     """
@@ -91,11 +91,11 @@ def numbers_of(bag: Path) -> dict[int, tuple[bytes, bytes, bytes]]:
 
 def require_agreement(live: Path, offline: Path, num_least: int) -> list[int]:
     """
-    Compare masks, uncertainties and scores of the frames the node took.
+    Compare masks, uncertainties and scores of the frames that the node processed.
 
-    Returns the stamps of those that it judged by their scores. On a busy machine its clock, which
-    a replay does not have, may refuse others: an image that is too old, or one that was in work
-    when the flag fell.
+    Returns the stamps of the frames judged by their scores. On a busy machine the node's clock,
+    which a replay does not have, may refuse others: an image that is too old, or one that was
+    being processed when the flag fell.
     """
     for name in ('mask', 'heatmap'):
         theirs, ours = images_of(live, name), images_of(offline, name)
@@ -126,7 +126,7 @@ class TestLive:
         self, tmp_path: Path, tiny_bundle: Path, domain: int
     ) -> None:
         settings = settings_from_dict({'model': str(tiny_bundle), 'backend': 'onnxruntime',
-                                       'stale_timeout_s': 4.0})  # as at this pace
+                                       'stale_timeout_s': 4.0})  # for this slow pace
         bag = noisy_bag(tmp_path / 'in')
         played = run_live(bag, tmp_path / 'live', tmp_path / 'logs', settings, 0.5, 2.4,
                           demo_environment(os.environ, domain))
@@ -136,14 +136,14 @@ class TestLive:
         theirs, ours = statuses_of(tmp_path / 'live'), statuses_of(tmp_path / 'offline')
         said, replayed = numbers_of(tmp_path / 'live'), numbers_of(tmp_path / 'offline')
         assert set(judged) <= set(said) <= set(replayed)
-        for t in judged:  # the last before the age
+        for t in judged:  # the last field before the age
             assert said[t][0][-8:] == replayed[t][0][-8:]
-        if len(judged) == 24:  # with no frame dropped, the gate went the same way, too
+        if len(judged) == 24:  # without dropped frames the gates agree too
             assert [theirs[t] for t in judged] == [ours[t] for t in judged]
             assert [(said[t][0], said[t][2]) for t in judged] \
                 == [(replayed[t][0], replayed[t][2]) for t in judged]
         kinds = {ours[t]['kind'] for t in ours}
-        assert {'confident', 'uncertain'} <= kinds  # else the agreement proves little
+        assert {'confident', 'uncertain'} <= kinds  # otherwise the agreement proves little
 
     def test_node_that_cannot_start_is_said_in_its_own_words(
         self, tmp_path: Path, domain: int
@@ -170,7 +170,7 @@ class TestLive:
         try:
             client.watched = recorder
             client.wait_until(flag.get_subscription_count, 'the recorder to subscribe')
-            client.spin(0.5)  # for the latched flag to arrive, which nothing tells
+            client.spin(0.5)  # for the latched flag to arrive; nothing signals it
             assert recorder.interrupt() == 1
         finally:
             recorder.end()

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Tables whose sources and bundle are found from other folders, and by other paths."""
+"""Tables whose sources and bundle are found from other folders and by other paths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from uncertainty_seg.storage.bags.writer import BagWriter  # noqa: E402
 
 @pytest.fixture
 def work(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder of work, which is entered: a bag, a bundle, and the table of both."""
+    """Return the current folder, with a bag, a bundle, and their score table."""
     folder = tmp_path / 'work'
     shutil.copytree(tiny_bundle, folder / 'models' / 'mine')
     with BagWriter(folder / 'dives' / 'one') as bag:
@@ -50,7 +50,7 @@ def test_what_is_labelled_is_known_by_whatever_path_it_was_scored(
     assert main(['score', str(work / 'dives'), '--out', 'again', '--set',
                  'model=models/mine']) == 0
     assert select('again', 'second', '-n', 2, '--labelled', 'first') == 0
-    # The rest, whose dive has no second name.
+    # The remaining frames, whose dive keeps its one name.
     assert chosen(work / 'second') == sorted(set(range(6)) - set(chosen(work / 'first')))
     dives = parquet.read_table(work / 'second' / 'selection.parquet').column('dive').to_pylist()
     assert set(dives) == {'one'}
@@ -74,7 +74,7 @@ def test_a_dive_that_begins_as_another_one_is_not_labelled_with_it(work: Path) -
 
 
 def export(capsys: pytest.CaptureFixture[str], *words: object) -> int:
-    """Export, and return how many frames came."""
+    """Run labels export; return the number of exported frames."""
     capsys.readouterr()
     assert main(['labels', 'export', *map(str, words), '--format', 'folder']) == 0
     frames: int = json.loads(capsys.readouterr().out.splitlines()[-1])['frames']
@@ -91,7 +91,7 @@ def test_a_bundle_by_a_relative_path_is_found_from_another_folder(
     assert main(['select', str(work / 'table'), '-n', '3', '-o', 'picks']) == 0
     page = (elsewhere / 'picks' / 'contact_sheet.html').read_text()
     assert 'no model' not in page and 'another model' not in page
-    # The sources of a selection that stands elsewhere: --root.
+    # --root names the folder of the sources of a moved selection.
     assert export(capsys, 'picks', 'out', '--root', work) == 3
 
 
@@ -105,7 +105,7 @@ def test_the_shipped_model_of_a_table_is_never_a_folder_of_that_name(
     assert select('of net', 'picks', '-n', 3) == 0
     other = make_tiny_bundle(work / 'net', words='another network')
     assert export(capsys, 'picks', 'out') == 3
-    # Who names it now has to say which of the two.
+    # The name alone is now ambiguous and refused.
     assert main(['score', 'dives', '--out', 'new', '--set', 'model=net']) == 2
     said = capsys.readouterr().err
     assert "'net'" in said and said.count('\n') == 1

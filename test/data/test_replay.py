@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Replay: twice the same bytes, every frame has a verdict, bad input is one sentence."""
+"""Replay: deterministic bytes, a verdict for every frame, one sentence for bad input."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def solid(color: tuple[int, int, int], height: int = 48, width: int = 64) -> np.
 
 
 BLUE, GREEN, GREY = solid((255, 0, 0)), solid((0, 255, 0)), solid((128, 128, 128))
-# Of the tiny network's scores, red's are well within the limits and grey's are not.
+# The tiny network's scores of red are well below the limits, those of grey are not.
 RED = solid((0, 0, 255))
 
 
 def numbered(pixels: np.ndarray, number: int) -> np.ndarray:
-    """Return a picture that differs a little from the others: the camera is not frozen."""
+    """Return a slightly different image for each number, so that the camera is not frozen."""
     return pixels ^ np.uint8(number)
 
 
@@ -86,7 +86,7 @@ BROKEN: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 def setting(**values: object) -> list[str]:
-    """Return the words that set parameters of the node; a dot in a name is written __."""
+    """Return --set arguments for parameters of the node; `__` stands for a dot."""
     return [word for name, value in values.items()
             for word in ('--set', f'{name.replace("__", ".")}={value}')]
 
@@ -223,7 +223,7 @@ def test_bad_frame_is_counted_and_published_as_false(
     assert status.level == 2 and status.message.startswith(reason)
     numbers = numbers_of(messages(tmp_path / 'out', 'verdict')[4].message)
     assert (numbers['confident'], numbers['kind'], numbers['score_ratio']) == (0, 3, np.inf)
-    # A message that cannot be read has no header.
+    # An unreadable message has no header.
     assert numbers['of_frame'] == (kind != 'garbage') and np.isnan(numbers['age_s'])
     assert len(messages(tmp_path / 'out', 'mask')) == 7
 
@@ -231,7 +231,7 @@ def test_bad_frame_is_counted_and_published_as_false(
 def test_input_that_breaks_off_keeps_the_frames_before(
     tmp_path: Path, tiny_bundle: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Noise does not compress, so that each chunk of the file holds one frame.
+    # Noise does not compress, so that each chunk of the file has one frame.
     noise = np.random.default_rng(0).integers(0, 256, (600, 800, 3), np.uint8)
     in_bag = write_bag(tmp_path / 'in', [noise] * 6)
     data = bytearray((in_bag / 'bag_0.mcap').read_bytes())
@@ -295,11 +295,11 @@ def test_input_is_never_the_output(tmp_path: Path, tiny_bundle: Path) -> None:
     assert files_of(in_bag) == before
 
 
-# --- stamps and pixels by the bag's own time -----------------------------------------------------
+# --- stamps and pixels, checked with the bag's times of receipt ----------------------------------
 
 
 def write_timed_bag(path: Path, times: list[tuple[int, int]], pictures: Any = None) -> Path:
-    """Write red frames of these stamps and times of receipt in ns from `START_NS`; 0 stays 0."""
+    """Write red frames with stamps and receipt times in ns after `START_NS`; stamp 0 stays 0."""
     with BagWriter(path) as bag:
         for k, (stamp_ns, received_ns) in enumerate(times):
             pixels = numbered(RED, k) if pictures is None else pictures[k]
@@ -315,7 +315,7 @@ def judged(tmp_path: Path, bundle: Path, bag: Path, *words: str) -> tuple[list[b
 
 
 STEPS = [(k + 1) * STEP_NS for k in range(6)]
-# What is wrong with the stamps, from the fourth frame on -> words of the reason.
+# Fault of the stamps from the fourth frame on -> stamp of a frame, words of the reason.
 BAD_STAMPS: dict[str, tuple[Callable[[int], int], str]] = {
     'an hour old': (lambda t: t - 3600 * 10**9, 'the image is 3600.0 s old'),
     'a day ahead': (lambda t: t + 86400 * 10**9, 'stamped 86400.0 s in the future'),
@@ -411,7 +411,7 @@ def test_replay_takes_the_parameters_of_the_node_from_its_file_or_one_by_one(
                settings=settings_from_dict({**given, 'gate.rise_frames': rise_frames}))
         assert files_of(out) == files_of(wanted)
     rose = [flags(tmp_path / f'wanted_{count}') for count in (1, 4)]
-    # Held for 0.15 s after the first frame, which proves no camera alive, and the grey one.
+    # Held for 0.15 s after the first frame, which may be of a frozen camera, and after grey.
     assert rose[0] == [False, False, False, True, False, False, True, True, True, True]
     assert rose[1] == [False] * 3 + [True] + [False] * 4 + [True] * 2
 

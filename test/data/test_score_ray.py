@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Score on a Ray cluster of two nodes with a worker each: the rows of one process; nothing is lost.
+Score on a Ray cluster of two nodes with one worker each: rows equal to one process, none lost.
 
-One cluster for all of it, since starting one takes most of the time.
+All tests share one cluster, since its start takes most of the time.
 
 """
 
@@ -28,7 +28,7 @@ from uncertainty_seg.storage.score_rows import list_parts
 
 ROOT = Path(__file__).resolve().parents[2]
 CAMERA = '/camera/image_raw'
-# Enough to be killed before the last.
+# Enough photographs to kill a run before the last.
 NUM_PHOTOS = 400
 
 pytestmark = [
@@ -41,11 +41,11 @@ pytestmark = [
 
 @pytest.fixture(scope='module')
 def address() -> Iterator[str]:
-    """Start two nodes of one core each on this machine; the address of the first."""
+    """Start two nodes of one core each on this machine; yield the address of the first."""
     os.environ['RAY_USAGE_STATS_ENABLED'] = '0'
     from ray.cluster_utils import Cluster
 
-    # The workers inherit it.
+    # The workers inherit this environment.
     before = os.environ.get('PYTHONPATH')
     os.environ['PYTHONPATH'] = str(ROOT)
     node = {'num_cpus': 1, 'num_gpus': 0, 'object_store_memory': 80 * 2**20,
@@ -83,7 +83,7 @@ def test_a_cluster_gives_the_bytes_of_one_process_though_a_worker_is_killed(
     tmp_path: Path, tiny_bundle: Path, address: str, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Relative paths mean the same in a worker that was started elsewhere.
+    # Relative paths are also valid in a worker with another working folder.
     monkeypatch.chdir(tmp_path)
     fleet_of(tmp_path / 'fleet')
     fleet, model = Path('fleet'), tiny_bundle.relative_to(tmp_path)
@@ -122,7 +122,7 @@ def test_an_error_in_a_worker_is_one_sentence(
 ) -> None:
     from uncertainty_seg.data import scoring
 
-    # As on a machine that does not see the folder: no lock lies where the worker looks.
+    # As on a machine without access to the folder: the worker finds no lock.
     monkeypatch.setattr(scoring, 'LOCK_FILE', '.elsewhere')
     fleet = fleet_of(tmp_path / 'fleet', 1)
     assert score(fleet, '--out', tmp_path / 'table', '--set', f'model={tiny_bundle}',

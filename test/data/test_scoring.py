@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Score: rows are those of replay, a second run makes what is missing, mistakes one sentence."""
+"""Score: rows equal to replay, a second run adds missing parts, one sentence per error."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ HALVES = np.concatenate([solid((255, 0, 0), 30, 90), solid((0, 0, 255), 10, 90)]
 
 
 def textured(seed: int) -> np.ndarray:
-    """Return a picture as of a camera, which shows no sign of damage."""
+    """Return an image that passes the damage checks."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (6, 8, 3), np.uint8)
     smooth = cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_CUBIC).astype(np.float64)
@@ -75,7 +75,7 @@ def write_bag(
 ) -> Path:
     with BagWriter(path) as bag:
         for k, picture in enumerate(pictures):
-            # A picture that comes again differs a little, or the camera were frozen.
+            # A repeated image is changed slightly, or the camera would count as frozen.
             is_again = any(np.array_equal(picture, before) for before in pictures[:k])
             pixels = picture ^ np.uint8(k * is_again)
             bag.write_image(topic, start_ns + k * STEP_NS, 'cam', pixels, 'bgr8')
@@ -124,7 +124,7 @@ def test_a_row_says_where_its_frame_is_and_what_is_in_it(
         'topic': CAMERA, 'index': 1, 'stamp_ns': START_NS + STEP_NS, 'height': 40, 'width': 90,
         'phash': perceptual_hash(HALVES)}
     assert {key: row[key] for key in expected} == expected
-    # Three quarters are blue; the letterbox of the network is not in the mask.
+    # Three quarters are blue; the letterbox bars are not part of the mask.
     assert row['share.blue'] == pytest.approx(0.75, abs=0.05)
     assert row['share.blue'] + row['share.red'] == pytest.approx(1, abs=1e-6)
     assert row['share.green'] == 0
@@ -220,7 +220,7 @@ def test_a_frame_that_is_bad_is_counted_left_out_and_shuts_the_gate(
 
 
 def exif_turned(jpeg: bytes) -> bytes:
-    """Add the EXIF of a camera held upright: big-endian, one entry, orientation 6."""
+    """Add EXIF of a camera held upright: big-endian, one entry, orientation 6."""
     exif = b'Exif\0\0MM\0*\0\0\0\10\0\1\1\22\0\3\0\0\0\1\0\6\0\0\0\0\0\0'
     return jpeg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpeg[2:]
 
@@ -325,7 +325,7 @@ def test_each_camera_and_dive_of_a_log_has_a_gate_of_its_own(
 ) -> None:
     for k in range(6):
         write_logged(tmp_path / 'log', k, 'front', 'monday')
-        # A blind camera, and another vehicle whose frames come at the same time.
+        # A camera without readable frames, and another vehicle with frames at equal times.
         write_logged(tmp_path / 'log', k, 'side', 'monday', is_whole=False)
         write_logged(tmp_path / 'log', k, 'front', 'tuesday', is_whole=k % 2 == 0)
     write_bag(tmp_path / 'bag', [RED] * 6)
@@ -381,7 +381,7 @@ def test_a_source_that_breaks_off_keeps_its_rows_and_is_told(
     assert 'breaks off' in captured.err and str(tmp_path / 'table') in captured.err
     assert captured.err.strip().count('\n') == 0
     assert 1 < summary['num_frames'] < 41
-    # Nothing has changed, so that nothing is made again; the sentence stays.
+    # Nothing has changed, so no part is scored again; the error is reported again.
     assert score(tiny_bundle, tmp_path / 'table', tmp_path / 'fleet') == 1
     captured = capsys.readouterr()
     assert json.loads(captured.out.splitlines()[-1])['num_kept'] == 2
@@ -440,7 +440,7 @@ def test_two_runs_do_not_write_to_one_table(
 
 
 def fleet_of(path: Path) -> Path:
-    """Make two bags, and so many photographs that these take longest."""
+    """Write two bags, and so many photographs that these take longest."""
     for k in range(2):
         write_bag(path / f'dive_{k}', [np.roll(HALVES, k + n, 1) for n in range(5)])
     photos = path / 'photos'
@@ -452,19 +452,19 @@ def fleet_of(path: Path) -> Path:
 
 
 def mend(fleet: Path) -> None:
-    """Leave two of the photographs."""
+    """Remove all but two of the photographs."""
     for k in range(3, 400):
         (fleet / 'photos' / f'{k}.png').unlink()
 
 
 def heed_interrupts() -> None:
-    """Undo an ignored SIGINT, which a child of a command that a shell put behind `&` inherits."""
+    """Stop ignoring SIGINT, which processes inherit from a command that a shell runs with `&`."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture
 def started() -> Iterator[Start]:
-    """Return what starts a run in a group of its own; what is left of it ends with the test."""
+    """Yield a function that starts a run in a new process group, ended after the test."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(*arguments: object, waits_for: Callable[[], bool]) -> subprocess.Popen[str]:
@@ -486,7 +486,7 @@ def started() -> Iterator[Start]:
 
 
 def require_nobody_left(process: subprocess.Popen[str]) -> None:
-    """Wait until no process of a group lives, which is soon."""
+    """Wait until no process of a group is left."""
     for _ in range(1000):
         try:
             os.killpg(process.pid, 0)
@@ -525,7 +525,7 @@ def test_a_run_that_is_killed_loses_one_shard_and_another_goes_on(
 
 @pytest.fixture
 def at_work(tmp_path: Path, tiny_bundle: Path, started: Start) -> AtWork:
-    """Return a run with two workers, one of which is at the photographs, and its table."""
+    """Return a run with two workers, one busy with the photographs, and its table."""
     fleet, table = fleet_of(tmp_path / 'fleet'), tmp_path / 'table'
     return started(
         fleet, '--out', table, *RUN, f'model={tiny_bundle}', '--workers', 2,
@@ -556,7 +556,7 @@ def test_an_interrupt_stops_the_workers_too(at_work: AtWork) -> None:
 @pytest.mark.release
 def test_workers_end_with_a_run_that_is_killed_alone(at_work: AtWork) -> None:
     process, _ = at_work
-    process.kill()  # not its group: one of its workers waits for the next shard
+    process.kill()  # not its group: a worker waits for the next shard
     process.wait()
     require_nobody_left(process)
 
@@ -578,7 +578,7 @@ def test_a_bundle_that_nobody_calibrated_ranks_frames_and_none_is_confident(
     assert 'no calibration' in caplog.text
     rows = read_rows(tmp_path / 'table').to_pylist()
     assert [(row['confident'], row['verdict']) for row in rows] == [(False, 'unknown')] * 6
-    # The scores are those of the same network with a calibration of temperature 1.
+    # The scores equal those of the same network calibrated at temperature 1.
     warm = make_tiny_bundle(tmp_path / 'warm')
     assert score(warm, tmp_path / 'other', bag) == 0
     for row, other in zip(rows, read_rows(tmp_path / 'other').to_pylist(), strict=True):

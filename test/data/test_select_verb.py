@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The verb select: from tables on disk to a selection and its sheet, a sentence a fault."""
+"""The verb select: from tables to a selection and its contact sheet; one sentence per error."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ INFO = TableInfo('suim', 'ab' * 32, ('water', 'robot'), ((0, 0, 9), (9, 0, 0)), 
 
 def row(index: int, ratio: float, dive: str = 'dive 1', source: str = '/nowhere',
         kind: str = 'bag', topic: str = '/cam', phash: int | None = None) -> ScoreRow:
-    """Return a frame of its own kind, unless a hash is given."""
+    """Return a row of a frame that is unlike all others, unless `phash` is given."""
     rng = np.random.default_rng(index)
     share = float(rng.random())
     return ScoreRow(dive, source, kind, topic, index, 10**12 + index * 10**9, 48, 64, ratio <= 1,
@@ -50,7 +50,7 @@ def table(path: Path, rows: list[ScoreRow], info: TableInfo = INFO) -> Path:
 
 @pytest.fixture
 def ten(tmp_path: Path) -> Path:
-    """Ten frames of two dives, scores 0.3 to 3."""
+    """Return a table of ten frames of two dives with score ratios 0.3 to 3."""
     return table(tmp_path / 'ten', [row(k, 0.3 * (k + 1), f'dive {k % 2}') for k in range(10)])
 
 
@@ -59,7 +59,7 @@ def run(*words: object) -> int:
 
 
 def said(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
-    """Return the JSON line and what went to stderr, but that there is no model here."""
+    """Return the JSON line, and stderr without the warnings about the missing model."""
     got = capsys.readouterr()
     lines = [line for line in got.err.splitlines(True)
              if 'Without masks' not in line and 'it is missing' not in line]
@@ -67,7 +67,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], str]:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """Run with a fault in it; return the one sentence."""
+    """Run wrong arguments; return the one sentence of the refusal."""
     capsys.readouterr()
     assert run(*words) == 2
     got = capsys.readouterr()
@@ -100,7 +100,7 @@ def test_what_is_written_is_the_chosen_rows_with_rank_and_reason(
     assert {(one['strategy'], one['origin'], one['stands_for']) for one in added} == {
         ('top-k', 'selected', 0)}
     assert 'score_ratio 3, above 95 % of 10' in added[0]['reason']
-    # The next step reads it as a table, and finds what made it.
+    # The next step reads it as a table, with the facts of its creation.
     assert info_of(read_rows(out).schema) == INFO
     kept = json.loads(chosen.schema.metadata[b'uncertainty_seg.selection'])
     assert (kept['strategy'], kept['seed'], kept['count']) == ('top-k', 0, 3)
@@ -121,7 +121,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_order_of_the_tables(
     (['--strategy', 'threshold', '-n', '10'], [9, 8, 7, 6, 5, 4, 3]),  # above 1
     (['--strategy', 'threshold', '-n', '10', '--limit', '2.5'], [9, 8]),
     (['--strategy', 'top-k', '-n', '4', '--per-dive', '1'], [9, 8]),
-    (['--strategy', 'top-k', '-n', '3', '--min-gap', '4'], [9, 8, 5]),  # a second apart each
+    (['--strategy', 'top-k', '-n', '3', '--min-gap', '4'], [9, 8, 5]),  # frames are 1 s apart
     (['--strategy', 'top-k', '-n', '2', '--score', 'mutual_information.top'], [0, 1]),
 ])
 def test_options_choose(options: list[str], want: list[int], ten: Path, tmp_path: Path) -> None:
@@ -156,8 +156,8 @@ def test_what_is_labelled_is_not_chosen_again(
     assert run(ten, '-n', 3, *words, first) == 0
     assert run(ten, '-n', 3, *words, second, '--labelled', first) == 0
     assert indices(second) == [6, 5, 4]
-    # Of the network before it was trained again: frame 9, the most uncertain, and a frame of
-    # another dive that looks like frame 8.
+    # Scored by the network before retraining: frame 9, the most uncertain, and a frame of another
+    # dive that resembles frame 8.
     alike = pq.read_table(ten / 'part.parquet').column('phash').to_pylist()[8]
     before = table(tmp_path / 'before', [row(9, 0.1, 'dive 1'), row(70, 9.0, 'old', phash=alike)],
                    replace(INFO, model_sha256='cd' * 32))
@@ -168,7 +168,7 @@ def test_what_is_labelled_is_not_chosen_again(
 
 
 def origins(out: Path, capsys: pytest.CaptureFixture[str], *words: object) -> list[str]:
-    """Return how the frames of a selection came about; what is said of them must agree."""
+    """Return the origins of the frames of a selection; the reported counts must agree."""
     capsys.readouterr()
     assert run(*words, '--force', '-o', out) == 0
     facts, err = said(capsys)
@@ -196,7 +196,7 @@ def test_a_draw_of_what_others_left_is_none(
     ten: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, top, drawn = tmp_path / 'out', tmp_path / 'top', tmp_path / 'drawn'
-    # Two that look alike, and one without a score.
+    # Two similar frames, and one without a score.
     odd = table(tmp_path / 'odd', [row(20, 1.0, phash=7), row(21, 2.0, phash=7),
                                    row(22, float('nan'))])
     assert origins(out, capsys, odd, '-n', 2, *RANDOM) == ['selected'] * 2
@@ -204,12 +204,12 @@ def test_a_draw_of_what_others_left_is_none(
     assert origins(out, capsys, odd, '-n', 2, *whole) == ['control'] * 2
     assert origins(top, capsys, ten, '-n', 5, '--strategy', 'top-k') == ['selected'] * 5
     assert origins(out, capsys, ten, '-n', 2, *whole, '--labelled', top) == ['selected'] * 2
-    # Labelled frames of other dives keep nothing out.
+    # Labelled frames of other dives exclude nothing.
     assert origins(out, capsys, odd, '-n', 2, *whole, '--labelled', top) == ['control'] * 2
-    # Frames that were selected once are never drawn by chance.
+    # Selected frames never become control frames in a later draw.
     assert origins(out, capsys, top, '-n', 3, *RANDOM) == ['selected'] * 3
     assert origins(tmp_path / 'again', capsys, out, '-n', 2, *RANDOM) == ['selected'] * 2
-    # Beside the whole table a selection takes nothing from the draw.
+    # Together with the whole table, a selection does not affect the draw.
     assert origins(out, capsys, top, ten, '-n', 5, *RANDOM) == ['control'] * 5
     assert origins(drawn, capsys, ten, '-n', 6, *RANDOM) == ['control'] * 6
     assert origins(out, capsys, drawn, '-n', 3, *RANDOM, '--seed', 1) == ['control'] * 3
@@ -277,7 +277,7 @@ def test_a_selection_is_replaced_only_if_asked_and_whole_or_not_at_all(
 
 
 def textured(color: tuple[int, int, int], height: int, width: int, seed: int) -> np.ndarray:
-    """Return a picture of that mean colour whose hash is its own."""
+    """Return an image with this mean colour and a unique perceptual hash."""
     blocks = np.random.default_rng(seed).uniform(-30, 30, (6, 8)).astype(np.float32)
     waves = cv2.resize(blocks, (width, height), interpolation=cv2.INTER_CUBIC)[..., None]
     return np.clip(np.array(color) + waves - waves.mean(), 0, 255).round().astype(np.uint8)
@@ -285,7 +285,7 @@ def textured(color: tuple[int, int, int], height: int, width: int, seed: int) ->
 
 @pytest.fixture
 def seen(tmp_path: Path) -> Path:
-    """Three frames of a bag, two pictures of a folder, one of a bag that is gone."""
+    """Return a table of frames of a bag, images of a folder, and a frame of a missing bag."""
     red = [textured((60, 60, 60 + 30 * k), 48, 64, k) for k in range(5)]
     blue = [textured((60 + 60 * k, 60, 60), 900, 600, 9 + k) for k in range(3)]
     with BagWriter(tmp_path / 'bag') as bag:
@@ -321,7 +321,7 @@ def test_the_sheet_shows_the_pictures_that_are_still_what_was_scored(
     shown = page_values(out / 'contact_sheet.html')['frames']
     assert [bool(frame['pictures'][0]) for frame in shown] == [True, True, True, True, False]
     assert all(frame['selected'].startswith('top-k: ') for frame in shown)
-    # Another picture under a name, one that is damaged, and sources that have moved.
+    # One file replaced by another image, one damaged, and all sources moved.
     cv2.imwrite(str(tmp_path / 'pictures' / '1.png'), textured((9, 9, 9), 900, 600, 77))
     (tmp_path / 'pictures' / '2.png').write_bytes(b'no picture')
     (tmp_path / 'disk').mkdir()

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The choice of frames: each strategy against its definition, and what holds for all of them."""
+"""The choice of frames: each strategy against its definition, and properties of all."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Floats = NDArray[np.float32]
 
 
 def pool(count: int, seed: int = 0, num_dives: int = 3, first: int = 0) -> Candidates:
-    """Frames with everything, some of them alike, some scores equal."""
+    """Return frames with all fields, some of them similar, with some equal scores."""
     rng = np.random.default_rng(seed)
     hashes = rng.integers(0, 2**64, 1 + count // 3, np.uint64)[np.arange(count) // 3]
     return Candidates(
@@ -83,7 +83,7 @@ def test_what_holds_for_every_strategy(
         assert (np.diff(np.sort(times_s[dives == dive])) >= gap_s).all()
     if cap is None and not gap_s and strategy != 'threshold':
         assert len(keys) == min(wanted, count - found.num_duplicates)
-    # Another order of the rows is another order of the numbers, not of the frames.
+    # Reordering the rows changes row numbers, but not the chosen frames.
     order = np.random.default_rng(seed).permutation(count)
     mixed = select(among.cut(order), asked)
     assert list(among.keys[order][mixed.rows]) == keys
@@ -95,7 +95,7 @@ def test_lots_are_each_frames_own_and_uniform() -> None:
     assert lots(['b'], 3)[0] == lots(['a', 'b', 'c'], 3)[1] != lots(['b'], 4)[0]
     drawn = np.sort(lots((str(k) for k in range(20_000)), 0))
     assert 0 < drawn[0] < drawn[-1] < 1
-    # Kolmogorov and Smirnov: 1.95 / sqrt(n) is passed once in a thousand.
+    # Kolmogorov-Smirnov test: 1.95 / sqrt(n) is exceeded with probability 0.001.
     assert np.abs(drawn - (np.arange(20_000) + 0.5) / 20_000).max() < 1.95 / 20_000**0.5
     assert choose('random', pool(60), 10, seed=1) != choose('random', pool(60), 10, seed=2)
     got = percentiles(np.array([5, np.nan, 1, 5, 9], float))
@@ -108,7 +108,7 @@ def test_the_most_uncertain_of_a_group_stays_and_stands_for_it() -> None:
     found = select(among, request('top-k', 6, min_distance=4))
     assert found.rows.tolist() == [1, 5, 3] and found.stands_for.tolist() == [2, 0, 1]
     assert found.num_duplicates == 3 and '2 near duplicates' in found.reasons[0]
-    # By lot, any of a group may stay.
+    # With the random strategy any frame of a group may stay.
     group = replace(pool(40), scores=np.arange(40.0), hashes=np.zeros(40, np.uint64))
     assert len({choose('random', group, 1, min_distance=4, seed=seed)[0]
                 for seed in range(12)}) > 6
@@ -130,7 +130,7 @@ def test_an_unscored_frame_is_the_most_uncertain_but_for_random() -> None:
 
 
 def test_what_is_labelled_and_what_looks_like_it_is_left_out() -> None:
-    # Rows 0 and 1 are the labelled ones; 2 looks like them; 3 to 5 look like one another.
+    # Rows 0 and 1 are labelled; row 2 resembles them; rows 3 to 5 resemble one another.
     found = select(pool(12), request('top-k', 12, min_distance=4), pool(2))
     assert not {0, 1, 2} & set(found.rows)
     assert (len(found.rows), found.num_duplicates) == (3, 7)
@@ -173,7 +173,7 @@ def test_threshold_takes_what_is_above_and_top_k_the_largest() -> None:
 
 
 def greedy(points: Floats, weights: NDArray[np.float64], start: int, count: int) -> list[int]:
-    """Farthest first with every distance computed anew."""
+    """Return farthest-first rows, computing every distance each time."""
     chosen = [start]
     while len(chosen) < count:
         gaps = [-1.0 if row in chosen else weights[row] * min(
@@ -212,9 +212,9 @@ def test_spreading_goes_on_from_what_is_labelled_and_takes_each_once() -> None:
         choose('uncertainty-diversity', frames([1, -0.5], points[:2]), 1)
 
 
-# --- video: a choice is spread over its time -----------------------------------------------------
+# --- video: choices are spread over time ---------------------------------------------------------
 
-# A dive at 4 Hz: events of 20 frames; of the silt the scores are ten times those of the others.
+# A dive at 4 Hz with events of 20 frames; the scores of silt are ten times those of the others.
 EVENTS = ('plain',) * 40 + ('diver',) * 20 + ('plain',) * 20 + ('silt',) * 20 + ('fish',) * 20
 LEVEL = {'plain': 0.5, 'diver': 2.0, 'silt': 20.0, 'fish': 1.5}
 
@@ -222,7 +222,7 @@ LEVEL = {'plain': 0.5, 'diver': 2.0, 'silt': 20.0, 'fish': 1.5}
 def dive(seed: int = 0, name: str = 'dive 1') -> Candidates:
     rng = np.random.default_rng(seed)
     count = len(EVENTS)
-    # What is seen drifts; in the silt everything looks different every time.
+    # The features drift; in silt each frame looks different.
     steps = rng.normal(0, 0.15, (count, 6)) * np.array(
         [3.0 if event == 'silt' else 1.0 for event in EVENTS])[:, None]
     return Candidates(
@@ -250,7 +250,7 @@ def test_one_long_event_of_high_scores_does_not_take_the_whole_choice() -> None:
 @pytest.mark.parametrize('count', [10, 60, 119, 120])
 def test_a_gap_that_nobody_asked_for_gives_way_until_there_are_enough(count: int) -> None:
     among = dive()
-    # A burst, and one frame long after it: an even spread would have hardly anything to take.
+    # A burst and one frame long after it: an even spread over time would find few frames.
     assert among.times_s is not None
     burst = replace(among, times_s=np.where(np.arange(120) < 119, among.times_s / 10, 100.0))
     found = select(burst, asked(count))
@@ -258,7 +258,7 @@ def test_a_gap_that_nobody_asked_for_gives_way_until_there_are_enough(count: int
     if count == 10:
         assert np.diff(np.sort(burst.times_s[found.rows])).min() > 0.1
     assert len(select(burst, replace(asked(count), per_dive=7)).rows) == 7
-    assert len(select(dive(), asked(12, 5.0)).rows) == 6  # one that was asked for does not
+    assert len(select(dive(), asked(12, 5.0)).rows) == 6  # an explicit min_gap is not reduced
 
 
 def test_photographs_and_strategies_without_distances_are_not_spread() -> None:
@@ -292,7 +292,7 @@ def test_every_frame_has_the_same_chance_to_be_a_control_frame_and_videos_stay_w
             assert len(set(is_held[dives == name])) == 1
         assert int(is_held[dives == 'reef'].sum()) == 4
         assert not is_held[dives != 'reef'].all()
-    # 5 standard errors of a binomial of 600 draws.
+    # 5 standard errors of a binomial with 600 draws.
     np.testing.assert_allclose(counts / 600, 0.2, atol=5 * (0.2 * 0.8 / 600)**0.5)
     assert np.mean(sizes) == pytest.approx(20, abs=1)
 
@@ -308,7 +308,7 @@ def test_control_frames_of_one_video_are_refused() -> None:
 def test_chosen_frames_look_unlike_however_few_were_compared_before(
     monkeypatch: pytest.MonkeyPatch, strategy: str, most: int
 ) -> None:
-    """Of frames that all differ 200 000 took 19 s; what is left is compared when it is chosen."""
+    """Compare the rest only when it is chosen: 200 000 different frames took 19 s."""
     among = replace(pool(90), times_s=None, scores=np.random.default_rng(1).permutation(90) / 90)
     whole = select(among, request(strategy, 90, min_distance=6))
     monkeypatch.setattr(strategies, 'MOST_COMPARED', most)
@@ -317,8 +317,8 @@ def test_chosen_frames_look_unlike_however_few_were_compared_before(
     chosen = among.hashes[few.rows]
     apart = bits_apart(chosen[:, None], chosen[None])[~np.eye(len(chosen), dtype=bool)]
     assert apart.min() >= 6 and len(few.rows) == len(whole.rows) == 30
-    # All that are not chosen look like one that is, and each is counted once.
+    # Every other frame resembles a chosen one, and is counted once.
     assert few.num_duplicates == few.stands_for.sum() == 60
-    if strategy != 'uncertainty-diversity':  # whose order is not that of the comparison
+    if strategy != 'uncertainty-diversity':  # its order differs from that of the comparison
         assert few.rows.tolist() == whole.rows.tolist()
         assert few.stands_for.tolist() == whole.stands_for.tolist()

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The tutorial of the loop, run as it stands in docs/guides/loop.md, and its oracle."""
+"""The commands of docs/guides/loop.md, run unchanged, and their labelling oracle."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from uncertainty_seg.storage.labelled_folder import load_folder  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'guides' / 'loop.md'
 ORACLE = ROOT / 'examples' / '08_oracle_labeller.py'
-# What is shown but is no command to type here: output, and what needs ROS and a camera.
+# Lines that are not run: output, and commands that need ROS and a camera.
 NOT_RUN = ('mean IoU', 'version 2:', 'train:', 'val:', 'test:', 'ros2 launch')
 
 
 def script() -> list[str]:
-    """Return the lines of the page that a reader types; the oracle is that of the checkout."""
+    """Return the commands of the page, with the oracle of this checkout."""
     blocks = re.findall(r'(?:^    .*\n)+', PAGE.read_text(encoding='utf-8'), re.MULTILINE)
     lines = [line[4:] for block in blocks for line in block.splitlines()]
     lines = [line for line in lines if not line.startswith(NOT_RUN)]
@@ -41,7 +41,7 @@ def script() -> list[str]:
 
 
 def last_line(path: Path) -> dict[str, Any]:
-    """Return the line for scripts that a command wrote into a file."""
+    """Return the JSON line that a command wrote to a file."""
     line: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
     return line
 
@@ -67,7 +67,7 @@ def test_the_oracle_labels_by_the_truth(
                   'select table -n 3 --strategy random --min-distance 0 -o picks',
                   'labels export picks to_label --format folder'):
         assert main(words.split()) == 0
-    # Of other classes than the dive: the ids are what is compared.
+    # The classes are not those of the dive, since only ids are compared.
     table = tmp_path / 'to_label' / 'frames.json'
     assert len(json.loads(table.read_text())['classes']) == 3
     content = json.loads(table.read_text())
@@ -83,7 +83,7 @@ def test_the_oracle_labels_by_the_truth(
         assert (mask == dive.frame(int(stem[-6:])).mask).all()
 
 
-# Four minutes on a quiet machine.
+# Takes four minutes on an idle machine.
 @pytest.mark.timeout(1200)
 @pytest.mark.release
 @pytest.mark.torch
@@ -109,7 +109,7 @@ def test_the_page_runs_from_an_empty_folder_and_gains(tmp_path: Path) -> None:
     assert replayed[0]['num_confident'] > 0
     card = json.loads((commands / 'loop' / 'models' / 'second' / 'card.json').read_text())
     assert card['class_names'][1] == 'pipeline'
-    # What has labels is not chosen in the next round.
+    # Labelled frames are not chosen in the next round.
     from pyarrow import parquet
 
     first, second = (parquet.read_table(commands / 'loop' / name / 'selection.parquet')

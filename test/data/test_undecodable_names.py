@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Names of files that are no UTF-8, as old archives leave them, from score to export."""
+"""File names that are not UTF-8, as from old archives, from score to export."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ pytest.importorskip('pycocotools')
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.storage.score_rows import read_rows  # noqa: E402
 
-# Two bytes of Latin-1 that no UTF-8 has so.
+# Two bytes of Latin-1 that are not valid UTF-8.
 ODD = os.fsdecode(b'\xff\xe9')
 RUN = ['--set', 'threads=1', '--set', 'backend=onnxruntime']
 
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """Return a folder with a dive whose pictures have such names."""
+    """Return a folder with a dive whose images have such names."""
     root, rng = tmp_path / f'root_{ODD}', np.random.default_rng(0)
     (root / 'good').mkdir(parents=True)
     for number in range(6):
@@ -42,7 +42,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> str:
 def test_pictures_and_folders_of_any_name_go_all_the_way(
     root: Path, tmp_path: Path, tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The table has the dive by a path of its own; all else is in folders of such names."""
+    """Run all verbs; the dive is given by a relative path, other folders have such names."""
     monkeypatch.chdir(root)
     table, selection, sent, labels, data = (str(tmp_path / f'{name}_{ODD}') for name in (
         'table', 'selection', 'sent', 'labels', 'data'))
@@ -56,7 +56,7 @@ def test_pictures_and_folders_of_any_name_go_all_the_way(
     assert main(['labels', 'import', sent, labels, '--format', 'folder', '--accept-unchanged',
                  '--shares', 'train=1.0']) == 0
     assert main(['dataset', 'add', data, labels]) == 0
-    # Without its sources a page has no pictures, and names the folders that it looked for.
+    # Without its sources a page has no pictures, and names the folders that are missing.
     shutil.rmtree(root)
     assert main(['browse', table, '-o', str(tmp_path / 'bare.html')]) == 0
 

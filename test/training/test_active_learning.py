@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Rounds of active learning on plain images, of which it is known what each strategy takes."""
+"""Rounds of active learning on plain images, for which each strategy's choice is known."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from uncertainty_seg.training.active_learning import active_learn  # noqa: E402
 from uncertainty_seg.training.recipes import ActiveRecipe, TrainRecipe  # noqa: E402
 
 pytestmark = pytest.mark.torch
-# Trains so slowly that the network stays what it is: middle grey is uncertain in every pass alike,
-# and of white the passes disagree.
+# Trains so slowly that the network does not change: middle grey is equally uncertain in every
+# pass, and for white the passes disagree.
 STILL = TrainRecipe(net='ramp_nets:ramp', size=(64, 64), batch=2, learning_rate=1e-9, passes=64)
 GREYS = {f'grey_{k}': GREY + k for k in range(4)}
 WHITES = {f'white_{k}': WHITE - k for k in range(3)}
@@ -33,7 +33,7 @@ ENTROPY = 'entropy.mean'
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave the disk alone: hundreds of small files are flushed otherwise."""
+    """Disable the syncs of hundreds of small files."""
     monkeypatch.setattr(whole_files, 'sync', lambda path: None)
 
 
@@ -60,7 +60,7 @@ def picks(here: Path, number: int, out: str = 'out') -> dict:
 
 
 def begin(here: Path, *frames: str, out: str = 'out') -> None:
-    """Write the picks of the start, as a draw might have been."""
+    """Write the initial picks, as a draw could have given them."""
     place = here / out / 'round-0'
     place.mkdir(parents=True, exist_ok=True)
     (place / 'picks.json').write_text(json.dumps({
@@ -83,7 +83,7 @@ def test_a_strategy_takes_the_frames_that_its_score_is_high_of(
     found = picks(here, 1)
     assert set(found['frames']) == wanted and len(found['reasons']) == len(wanted)
     assert (found['threshold'] is None) == (keys['strategy'] != 'threshold')
-    assert rows[0]['mean_iou'] == pytest.approx(rows[1]['mean_iou'])  # it hardly learns
+    assert rows[0]['mean_iou'] == pytest.approx(rows[1]['mean_iou'])  # it almost does not learn
 
 
 @pytest.mark.parametrize('strategy', ['random', 'k-centre', 'uncertainty-diversity'])
@@ -103,7 +103,7 @@ def test_the_rows_say_what_labels_cost_and_one_table_has_them(here: Path) -> Non
         table = list(csv.DictReader(file))
     assert [float(row['mean_iou']) for row in table] == [row['mean_iou'] for row in rows]
     assert {'iou.left', 'iou.right'} <= set(table[0])
-    # White is the first class to the network, and half of each mask: IoU 1/2 and 0, or the other.
+    # Each image gets one class, which is half of its mask; over both, the IoU of a class is 1/3.
     assert rows[0]['mean_iou'] == pytest.approx(1 / 3)
 
 
@@ -129,7 +129,7 @@ def test_a_run_that_was_stopped_goes_on_and_gives_the_same(
         'round-0', 'round-1', 'round-1']
     go(here, plan())
     assert len(trained) == 3  # nothing is trained again
-    more = go(here, plan(labels=(2, 4, 5)))  # but rounds may be added
+    more = go(here, plan(labels=(2, 4, 5)))  # rounds may be added
     assert more[:2] == whole and more[2]['labelled'] == 5
 
 

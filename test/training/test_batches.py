@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Augmentation keeps label and image together, and images are drawn as their weights say."""
+"""Augmentation transforms image and label together; images are drawn by their weights."""
 
 from collections import Counter
 import dataclasses
@@ -28,7 +28,7 @@ def test_augmentation_moves_image_and_label_together() -> None:
     for _ in range(20):
         image, mask = augment(data.images[0], data.masks[0], rng, PLAIN, 255)
         assert image.shape == (32, 48, 3)
-        # Away from borders, where bilinear mixes, each class still has its own colour.
+        # Except at borders, which bilinear interpolation mixes, each class keeps its colour.
         for label, color in ((0, [30, 30, 30]), (1, [220, 220, 220]), (2, [220, 30, 30])):
             pixels = image[mask == label]
             if len(pixels) > 50:
@@ -74,14 +74,14 @@ def test_a_pasted_class_comes_with_its_pixels_and_only_rare_ones_are_pasted() ->
     how = dataclasses.replace(PLAIN, paste_share=1.0)
     red = [mask == 2 for images, masks in
            batches(data, np.random.default_rng(0), how, 4, np.full(16, 1 / 16)) for mask in masks]
-    assert np.mean([one.any() for one in red]) > 0.8  # 3 of 16 images hold it
+    assert np.mean([one.any() for one in red]) > 0.8  # 3 of 16 images contain it
     for images, masks in batches(data, np.random.default_rng(1), how, 4, np.full(16, 1 / 16)):
         for image, mask in zip(images, masks, strict=True):
             pixels = image[mask == 2].astype(int)
             assert len(pixels) <= 50 or np.abs(np.median(pixels, 0) - [220, 30, 30]).max() <= 20
 
 
-# --- images of another place, mixed in ----------------------------------------------------------
+# --- mixed-in images of another folder ----------------------------------------------------------
 
 
 @pytest.mark.parametrize(('batch', 'share', 'expected'), [

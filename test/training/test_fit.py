@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A fit learns, repeats itself, goes on where it was stopped, and ends at a lost loss."""
+"""A fit learns, is reproducible, continues after a stop, and ends if the loss is not finite."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLAIN = Augmentation(crop=(48, 32), scale=(0.8, 1.4), colour=0.0, blur_share=0.0
 
 
 def toy(count: int = 16, rare: int = 3) -> LabelledFolder:
-    """Dark left, bright right; the first `rare` images hold a patch of a third class."""
+    """Return images dark left and bright right; the first `rare` have a third class."""
     rng = np.random.default_rng(0)
     images, masks = [], []
     for i in range(count):
@@ -47,7 +47,7 @@ def toy(count: int = 16, rare: int = 3) -> LabelledFolder:
 
 
 class TinyNet(torch.nn.Module):
-    """Stride 4, three classes."""
+    """A net of stride 4 with three classes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ def test_class_weights_are_inverse_roots_of_the_pixel_shares() -> None:
 
 def test_restoring_the_priors_gives_the_true_probabilities_back() -> None:
     true, weights = torch.tensor([0.7, 0.2, 0.1]), torch.tensor([0.5, 1.0, 4.0])
-    weighted = true * weights / (true * weights).sum()  # what a weighted loss converges to
+    weighted = true * weights / (true * weights).sum()  # the optimum of a weighted loss
     classifier = torch.nn.Conv2d(1, 3, 1)
     with torch.no_grad():
         classifier.weight.zero_()
@@ -122,7 +122,7 @@ def test_frozen_layers_stay_as_they_came_and_the_others_do_not() -> None:
 
 @pytest.mark.parametrize(('every_s', 'watch', 'kept'), [
     (0.0, Watch(), [0, 1, 2, 3, 4, 5, 6]), (math.inf, Watch(), [0, 6]),
-    (math.inf, Watch(lambda net: 0.5, patience=3), [0, 3])])  # none is better than the first
+    (math.inf, Watch(lambda net: 0.5, patience=3), [0, 3])])  # no epoch is better than the first
 def test_the_first_epoch_the_last_and_one_every_while_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every_s: float, watch: Watch, kept: list[int]
 ) -> None:
@@ -207,7 +207,7 @@ def test_patience_ends_the_run_and_keeps_the_best_epoch() -> None:
 
     watch = Watch(measure, patience=3, on_rows=lambda r: rows.extend(r[-1:]))
     net = fit(TinyNet(), toy(), settings, lambda _e, _l, net: kept.append(net), watch=watch)
-    assert len(rows) == 5  # three after the second, of which an equal one is no better
+    assert len(rows) == 5  # three after the second; an equal score is not better
     for name, value in net.state_dict().items():
         assert torch.equal(value, averages[1][name]), name
     assert not torch.equal(averages[1]['classifier.weight'], averages[4]['classifier.weight'])

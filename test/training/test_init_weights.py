@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What a training starts from: weights read back from a bundle, a file, or of ImageNet."""
+"""Initial weights of a training: from a bundle, a file, or ImageNet."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.torch
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PyramidNet]:
-    """Return a bundle of a few steps, and the network that it was made of."""
+    """Return a bundle trained for a few steps, and its network."""
     folder = tmp_path_factory.mktemp('finished')
     recipe = tiny(epochs=2, name='suim')
     train_weights(recipe, DATA, folder / 'net.pt', start(), 1)
@@ -52,7 +52,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PyramidNet
 def test_what_samples_the_logits_beside_their_centres_is_no_layer(
     finished: tuple[Path, PyramidNet], tmp_path: Path
 ) -> None:
-    """A bundle of elementwise masks has one convolution more, behind its logits."""
+    """Ignore the additional convolution after the logits of a bundle with element masks."""
     bundle = load_bundle(str(finished[0]))
     offset = (0.22, 0.22)
     head = logits_of(onnx.load(bundle.passes_path))
@@ -91,7 +91,7 @@ def test_weights_are_read_back_from_a_bundle_as_the_same_function_in_eval_and_in
         assert not mine.eval().training
         assert float((mine(batch) - expected).abs().max()) < 0.03 * spread
         trained = mine.train()(batch)
-    # A norm in training takes the statistics of its batch: with its own undone, all is lost.
+    # In training mode norms use batch statistics, so folded norms must first be restored.
     assert float((trained - expected).abs().mean()) < 0.1 * spread
     assert float((folded - expected).abs().mean()) > 0.3 * spread
 
@@ -138,7 +138,7 @@ def test_a_training_goes_on_from_a_bundle_and_the_card_says_so(
     assert main([*command, *out, '--init', str(finished[0])]) == 0
     card = load_bundle(str(place / 'more')).card
     assert 'EfficientNet-Lite0, started from the bundle suim' in card.training
-    # Hardly trained: it is what it was.
+    # Barely trained, so almost unchanged.
     made = load_net(place / 'more.pt', 3, NO_DROPOUT, 'lite0')
     batch = normalise(np.stack(toy(16, 6).images)[:12, :32, :32].repeat(2, 1).repeat(2, 2))
     with torch.no_grad():
@@ -203,5 +203,5 @@ def test_of_a_converted_bundle_the_reason_is_the_true_one() -> None:
 def test_the_included_bundles_can_be_gone_on_from(name: str, encoder: str) -> None:
     taken = read_bundle(load_bundle(name))
     assert taken.encoder == encoder and taken.class_names == load_bundle(name).card.class_names
-    # A zero of 16 bits may have a sign, in which what is shared bit for bit must not differ.
+    # A 16-bit zero may have a sign, by which weights shared bit for bit must not differ.
     assert not any((value.signbit() & (value == 0)).any() for value in taken.state.values())

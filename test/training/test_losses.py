@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The loss of the IoU: known values, and that of the weights that ship."""
+"""The IoU loss: known values, and its relation to the shipped probabilities."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WEIGHTS = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
 
 
 def mean_iou_of(predicted: NDArray[np.int64], truth: NDArray[np.int64]) -> float:
-    """Over the classes that are present in the truth, of the pixels that are known."""
+    """Return the mean over the classes present in the truth, without unknown pixels."""
     known = truth != 255
     return float(np.mean([
         ((predicted == c) & (truth == c) & known).sum() / (
@@ -39,7 +39,7 @@ def test_the_loss_of_sure_probabilities_is_one_less_the_mean_iou_of_each_image()
     predicted = RNG.integers(0, 4, (3, 12, 10))
     truth = RNG.integers(0, 3, (3, 12, 10))
     truth[0, :4] = 255
-    truth[1] = np.where(truth[1] == 2, 0, truth[1])  # an image without a class
+    truth[1] = np.where(truth[1] == 2, 0, truth[1])  # an image without class 2
     sure = torch.from_numpy(np.moveaxis(np.eye(4)[predicted] * 1e4, 3, 1))
     wanted = np.mean([1 - mean_iou_of(*pair) for pair in zip(predicted, truth, strict=True)])
     assert float(iou_loss(sure, torch.from_numpy(truth), 255)) == pytest.approx(wanted, abs=1e-12)
@@ -54,7 +54,7 @@ def test_between_them_it_is_the_lovasz_extension_worked_out_set_by_set() -> None
         errors = np.where(label == c, 1 - p[c], p[c])
         order = np.argsort(-errors)
         wrong, before, total = np.zeros(label.size, bool), 0.0, 0.0
-        for i in order:  # the Jaccard loss if just these pixels were wrong
+        for i in order:  # the Jaccard loss if only these pixels are wrong
             wrong[i] = True
             missed, added = (wrong & (label == c)).sum(), (wrong & (label != c)).sum()
             now = (missed + added) / ((label == c).sum() + added)
@@ -76,12 +76,12 @@ def test_an_image_without_labels_counts_for_nothing() -> None:
 
 def test_labels_are_looked_at_at_the_centres_of_coarse_logits() -> None:
     fine = torch.from_numpy(RNG.integers(0, 3, (1, 12, 20)))
-    seen = fine[:, 1::3, 2::4]  # 4x5, of which (i + 0.5) * 3 and (j + 0.5) * 4 are the centres
+    seen = fine[:, 1::3, 2::4]  # 4x5, at the centres (i + 0.5) * 3 and (j + 0.5) * 4
     assert float(iou_loss(LOGITS[:1], fine, 255)) == float(iou_loss(LOGITS[:1], seen, 255))
 
 
 def test_the_iou_that_is_trained_is_that_of_the_probabilities_that_ship() -> None:
-    """The classifier loses ln(w) at the end, so the loss takes it off before."""
+    """Check that the loss subtracts ln(w), which is removed from the final classifier."""
     images = RNG.integers(0, 256, (2, 8, 8, 3), np.uint8)
     masks = RNG.integers(0, 3, (2, 8, 8)).astype(np.uint8)
     net = nn.Conv2d(3, 3, 1)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Train from folders of images: what comes of it, what goes on after a stop, what is refused."""
+"""Training from folders of images: results, resumed runs, and refusals."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def write_data(folder: Path, data: LabelledFolder, **splits: slice) -> Path:
         (folder / name).mkdir(parents=True)
     for number, (stem, image, mask) in enumerate(
             zip(data.stems, data.images, data.masks, strict=True)):
-        image[0, 0] = (number, zlib.crc32(folder.name.encode()) % 256, 0)  # some toys are equal
+        image[0, 0] = (number, zlib.crc32(folder.name.encode()) % 256, 0)  # makes each unique
         cv2.imwrite(str(folder / 'images' / f'{stem}.png'), image[..., ::-1])
         cv2.imwrite(str(folder / 'masks' / f'{stem}.png'), mask)
     if splits:
@@ -113,7 +113,7 @@ def write_data(folder: Path, data: LabelledFolder, **splits: slice) -> Path:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twelve images to train on, four more, and the module of a network."""
+    """Return a folder with twelve training images, four others, and a network's module."""
     write_data(tmp_path / 'reef', toy(16, 6), train=slice(0, 12), val=slice(12, 16))
     (tmp_path / 'own_net.py').write_text(NET)
     monkeypatch.syspath_prepend(str(tmp_path))
@@ -153,7 +153,7 @@ def test_a_network_of_ones_own_becomes_a_bundle_and_the_card_says_what_it_saw(
     assert (card.name, card.class_names) == ('made', ('dark', 'bright', 'red'))
     ran = read_recipe(TrainRecipe, str(place / 'made.recipe.yaml'))
     assert (ran.epochs, ran.note, ran.size, ran.name) == (3, 'Toys.', (64, 64), 'made')
-    # The IoU is that of the bundle on the split val, by another road: its masks off, T of 1.
+    # The IoU on the split val, computed independently with dropout off.
     from own_net import build
 
     net = build().eval()
@@ -225,7 +225,7 @@ def test_five_images_are_enough_and_a_warning_says_how_often_they_are_taken(
 def test_several_folders_are_one_data_set_and_each_keeps_its_split(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_data(place / 'wreck', toy(7, 3))  # no splits.json: all of it is trained on
+    write_data(place / 'wreck', toy(7, 3))  # without splits.json all images are trained on
     both = ['--data', str(place / 'reef'), str(place / 'wreck')]
     assert main([*words(place), *both]) == 0
     assert last_json(capsys)['images'] == 19
@@ -281,7 +281,7 @@ def unknown_pixels(place: Path) -> list[str]:
 
 
 def in_both(place: Path) -> list[str]:
-    """Another file and another mask, of the same pixels."""
+    """Write an image of val with the same pixels as a training image, in another encoding."""
     image = cv2.imread(str(place / 'reef' / 'images' / '3.png'))
     cv2.imwrite(str(place / 'reef' / 'images' / '13.png'), image,
                 [cv2.IMWRITE_PNG_COMPRESSION, 0])
@@ -362,7 +362,7 @@ def test_images_that_come_again_count_once(
         assert_same(weights_of(place / f'{name}.pt'), weights_of(place / 'once.pt'))
 
 
-# --- a run that goes on ---------------------------------------------------------------------
+# --- resumed runs ---------------------------------------------------------------------------
 
 
 def other_image(place: Path) -> list[str]:
@@ -391,7 +391,7 @@ def own_start(place: Path) -> list[str]:
 
 
 def changed_net(place: Path) -> list[str]:
-    """Another network of the same name."""
+    """Replace the network by another one of the same name."""
     sys.modules['own_net'].build = sys.modules['own_net'].build_wide
     return []
 
@@ -475,13 +475,13 @@ DATA = TrainingImages(toy(8))
 
 
 def tiny(**keys: Any) -> TrainRecipe:
-    """Return a recipe for small images and two steps an epoch."""
+    """Return a recipe for small images and two steps per epoch."""
     return TrainRecipe(**{'encoder': 'lite0', 'frozen_layers': 6, 'size': (64, 64), 'epochs': 1,
                           'crop': (64, 64), 'batch': 4, 'colour': 0.0, 'paste_share': 0.0, **keys})
 
 
 def start(encoder: str = 'lite0') -> Taken:
-    """Return an encoder as it may be drawn, in the place of ImageNet's."""
+    """Return a randomly initialized encoder instead of ImageNet's."""
     torch.manual_seed(99)
     net = new_encoder(encoder)
     for weights in net.parameters():
@@ -496,7 +496,7 @@ def states(recipe: TrainRecipe, weights: Path) -> list[dict[str, torch.Tensor]]:
 
 
 def settle(weights: Path) -> None:
-    """Give the norms the statistics of the image: after two steps most outputs are still 0."""
+    """Set the norms to the image's statistics, since after two steps most outputs are 0."""
     net = load_net(weights, 3, NO_DROPOUT, 'lite0')
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -529,7 +529,7 @@ def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
     for index, file in enumerate(weights_files(recipe, tmp_path / 'net.pt')):
         with torch.no_grad():
             alone = load_net(file, 3, NO_DROPOUT, 'lite0')(normalise(IMAGE)).numpy()
-        # The graphs have weights of 16 bits, whose rounding a network of two steps magnifies.
+        # A network trained for two steps amplifies the rounding of the graphs' 16-bit weights.
         assert np.abs(logits[index] - alone[0]).mean() < 0.2 * alone.std()
     assert np.abs(logits[0] - logits[1]).mean() > 0.4 * logits.std()
     torch.save(PyramidNet(4, NO_DROPOUT, 'lite0').state_dict(), tmp_path / 'net.1.pt')
@@ -567,5 +567,5 @@ def test_one_command_trains_each_method_of_one_network(
     with open_pipeline(bundle, temperature=1.0, backend='onnxruntime') as pipeline:
         image = cv2.imread(str(place / 'reef' / 'images' / '0.png'))
         maps = pipeline.measure(image).maps
-    # Only dropout and propagated moments make passes that differ.
+    # Passes differ only with dropout and with propagated moments.
     assert (float(maps.mutual_information.max()) > 1e-6) == (passes > 1)
