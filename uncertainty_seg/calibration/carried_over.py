@@ -178,7 +178,7 @@ def margins_of(
                     for name, limit in limits.items()], axis=0)
     wrong = np.sort(np.where(refused, reach, 0.0))[::-1]
     radius = float(np.nextafter(wrong[most], np.inf)) if wrong[most] > 0 else 0.0
-    if not np.isfinite(radius):  # no score of a frame differs, so that no radius refuses it
+    if not np.isfinite(radius):  # all scales are 0, so no radius refuses further frames
         return dict.fromkeys(limits, np.inf)
     return {name: radius * scale for name, scale in scales.items()}
 

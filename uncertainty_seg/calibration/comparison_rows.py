@@ -54,7 +54,7 @@ _TITLES = {
     'accepted_and_bad': 'accepted and bad at a promise of {}',
     'cost_ratio': 'time, as a multiple of the baseline',
 }
-# Figures without a gain: risk further below the promised alpha is not better, and cost is a ratio.
+# Figures without a gain: risk further below alpha is not better, and cost is relative already.
 _NOT_JUDGED = ('accepted_and_bad', 'cost_ratio')
 _SMALLER_IS_BETTER = ('ece', 'excess_aurc')
 

@@ -353,7 +353,7 @@ def restore_priors(classifier: nn.Conv2d, weights: Tensor) -> None:
 
 def tame_malloc() -> None:
     """
-    Prevent glibc from returning memory after every step, which made steps up to 1.7 times slower.
+    Prevent glibc from returning memory after every step, which takes up to 1.7 times as long.
 
     Does nothing if the C library has no mallopt.
     """

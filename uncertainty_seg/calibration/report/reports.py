@@ -85,7 +85,7 @@ def write_calibration_report(
     Raises ConfigError if the file cannot be written.
     """
     made, card = found.calibration, request.bundle.card
-    assert made.family is not None  # calibrate makes one
+    assert made.family is not None  # calibrate always stores one
     promise, family = made.promises[0], RankFamily.from_facts(made.family)
     # The pipeline that measured `found` had no thresholds yet.
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)

@@ -25,7 +25,7 @@ _SAME_RATE = 1e-6
 # Operations that return the same values, and operations that read no values.
 _COPIES = {'to', 'float', 'type', 'type_as', 'contiguous', 'clone', 'detach'}
 _QUESTIONS = {'__get__', 'size', 'dim', 'numel', '__len__', 'is_floating_point', 'stride'}
-# The effect of adding a number on the interval [low, low + 1) of uniform numbers.
+# The effect of adding or subtracting a number on the interval from low to low + 1.
 _SHIFTS: dict[str, Callable[[float, float], float]] = {
     'add': lambda low, number: low + number, 'sub': lambda low, number: low - number,
     '__rsub__': lambda low, number: number - low - 1,
