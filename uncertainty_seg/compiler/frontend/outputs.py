@@ -259,7 +259,7 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
 
 
 def with_batch(values: NDArray[_Number]) -> NDArray[_Number]:
-    """Return what one pass gave as (1, ...): some networks squeeze the batch axis."""
+    """Return the result of one pass with a batch axis, (1, ...), which some networks squeeze."""
     return values if values.shape[:1] == (1,) else values[None]
 
 
