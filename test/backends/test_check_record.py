@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Results of the self-check on disk: what they hold for, and what a damaged file proves."""
+"""Stored results of the self-check: what they apply to, and damaged files."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_result_holds_for_nothing_else(tmp_path: Path, change: dict[str, str])
 def test_a_damaged_file_proves_nothing_and_is_written_anew(
     tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path))  # the folder of the engines
+    monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path))  # the folder of the cache
     (tmp_path / RECORD_FILE).write_text(content.replace('KEY', CHECKED.text))
     assert read_record(CHECKED) is None
     write_record(record(True))

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The output of features has the same numbers from every runtime."""
+"""The feature output has equal values in every runtime."""
 
 from collections.abc import Callable
 import dataclasses

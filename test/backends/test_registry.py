@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A backend by its name, and what 'auto' takes and says."""
+"""Backends by name, and the choice and log of 'auto'."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -50,7 +50,7 @@ def test_every_backend_opens_under_its_own_name_and_closes_twice(
     try:
         backend = open_backend(name, bundle, SETTINGS)
     except BackendUnavailableError as err:
-        # Anything else that is not there fails.
+        # Other missing backends are failures.
         if name != 'tensorrt':
             raise
         pytest.skip(f'{name}: {err}')
@@ -73,7 +73,7 @@ def test_the_names_are_the_choices_of_the_settings_and_others_are_refused_with_t
 def taken(
     bundle: ModelBundle, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[str, str]]:
-    """Open 'auto' on a kind of machine; return what it took, and what it logged at level info."""
+    """Return a function that opens 'auto' on a kind of machine; returns backend and info log."""
     def take(machine: str = 'x86_64', of: ModelBundle = bundle) -> tuple[str, str]:
         monkeypatch.setattr(platform, 'machine', lambda: machine)
         caplog.clear()

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Threads within what the process is granted, chunks within the memory budget."""
+"""Threads are limited to the process's CPUs, chunks to the memory budget."""
 
 import os
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_a_chunk_is_what_budget_and_bound_allow(
 
 
 def test_the_estimate_is_that_of_a_count_by_hand() -> None:
-    # Features of 3 x 12 x 16 in and out of a product.
+    # A product whose input and output are features of 3 x 12 x 16.
     assert bytes_a_pass(tiny_head().SerializeToString()) == 4 * 2 * 576
 
 

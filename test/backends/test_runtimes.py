@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The real runtimes on a network small enough to know its answer, and bundles that do not fit.
+The real runtimes on a small network with known output, and bundles that do not fit.
 
-Every test here runs on each runtime that is installed; what is one runtime's own is tested in
-test_onnxrt.py and test_openvino.py.
+Every test here runs on each installed runtime; test_onnxrt.py and test_openvino.py test features
+of one runtime.
 
 """
 
@@ -54,7 +54,7 @@ def bundle(tiny_bundle: Path) -> ModelBundle:
 
 
 def noise(height: int = 48, width: int = 64) -> np.ndarray:
-    """Return noise of which no block of 4x4 has two equal colours, whose votes are a toss."""
+    """Return noise in which no 4x4 block has two equal colours, so that votes are defined."""
     return np.random.default_rng(2).integers(0, 256, (height, width, 3), np.uint8)
 
 
@@ -66,7 +66,7 @@ FIELDS = ('p', 'entropy_nats', 'p_squared', 'votes', 'logits')
 
 
 def assert_close(one: PassSums, other: PassSums, tolerance: float = 4e-6) -> None:
-    """Compare sums as means over the passes: float32 of the expected shape, votes exactly."""
+    """Compare sums as means over the passes, in float32; votes must be equal."""
     assert one.passes == other.passes
     for name in FIELDS:
         found, wanted = getattr(one, name), getattr(other, name)
@@ -91,7 +91,7 @@ def test_it_agrees_with_the_fake_which_does_the_same_arithmetic(
 
 
 def elements_bundle(folder: Path, offset: tuple[float, float] = (0.0, 0.0)) -> ModelBundle:
-    """Write the tiny network with a mask of each value, summed at an offset."""
+    """Write the tiny network with element masks, summed at a grid offset."""
     head = tiny_head()
     for axis, size in ((2, 12), (3, 16)):
         head.graph.input[1].type.tensor_type.shape.dim[axis].dim_value = size
@@ -108,7 +108,7 @@ def logits_of(image: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize('offset', [(0.0, 0.0), (0.21, 0.34)])
-# In one chunk; in chunks of 17, 17 and 16; in chunks of one.
+# One chunk; chunks of 17, 17 and 16; chunks of one pass.
 @pytest.mark.parametrize(('passes', 'megabyte'), [(1, 2**20), (20, 2**20), (50, 2**20), (3, 1)])
 def test_sums_are_those_of_the_definition_in_float64(
     kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int, megabyte: int,
@@ -174,7 +174,7 @@ def test_the_peak_of_a_process_does_not_grow_with_the_passes(kind: Kind) -> None
     done = subprocess.run([sys.executable, '-c', PEAKS, kind.name], capture_output=True,
                           text=True, check=True, timeout=300)
     _, few_kb, many_kb = map(int, done.stdout.split())
-    # The logits alone of 380 more passes are 112 MB.
+    # The logits of 380 more passes alone would take 112 MB.
     assert many_kb - few_kb < 5000
 
 
@@ -329,7 +329,7 @@ def test_a_head_that_also_looks_at_the_image_works(kind: Kind, tmp_path: Path) -
 
 
 def quantised_trunk() -> onnx.ModelProto:
-    """Return the tiny trunk with its features rounded to bytes and back."""
+    """Return the tiny trunk with its features quantised to bytes and back."""
     trunk = tiny_trunk()
     trunk.graph.node[-1].output[0] = 'pooled'
     trunk.graph.node.extend([

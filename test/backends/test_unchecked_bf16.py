@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Whoever asks for bf16 of a network that failed its check there, or had none, is told so."""
+"""bf16 for a network that failed the self-check there, or was not checked, gives a warning."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BF16 = Settings(threads=1, precision='bf16')
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
-    """Play an OpenVINO that computes in bf16; return what is asked of it."""
+    """Install a fake OpenVINO that supports bf16; return its recorded calls."""
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'engines'))
     asked: list[str] = []
     monkeypatch.setitem(registry.OPENERS, 'openvino', lambda bundle, settings: SimpleNamespace(

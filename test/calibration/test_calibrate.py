@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""`calibrate` and `evaluate` from folder to flag, and what they say of wrong input."""
+"""`calibrate` and `evaluate` from folder to flag, and their errors for wrong input."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def calibrated(
     folders: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, Any], Path]:
-    """Return bundle, the line for scripts, and the report."""
+    """Return the bundle, the JSON line, and the report."""
     root = tmp_path_factory.mktemp('calibrated')
     bundle, report = make_tiny_bundle(root / 'tiny', calibrated=False), root / 'report.html'
     return bundle, calibrate_on(bundle, folders, '--report', report), report
@@ -68,13 +68,13 @@ def test_the_promise_is_kept_on_frames_that_nothing_has_seen(
                                    f'gate.alpha={promise["alpha"]}')
         assert code == 0
         gate = found['gate']
-        # Hidden bad frames are 4 % of all, so that 0.05 can be kept with most good ones in.
+        # Hidden bad frames are 4 % of all, so that 0.05 is possible with most good ones accepted.
         assert gate['accepted_and_bad']['value'] <= promise['alpha'] + 0.02
         assert gate['accepted']['value'] > 0.5
         assert gate['limits'] == promise['limits']
         assert gate['promise_kept']['word'] in (KEPT, TOO_FEW)
         assert 0.0 < promise['spread'][0] < promise['alpha'] < promise['spread'][1]
-        # What the other half of the blocks lets in is what new frames will show.
+        # The acceptance on the other half of the blocks predicts that on new frames.
         accepted, bad = (values[f'halves_{word}_{promise["alpha"]:g}']
                          for word in ('accepted', 'accepted_and_bad'))
         assert bad <= promise['alpha'] + 0.005 and 0.4 < accepted < promise['accepted'] + 0.05
@@ -89,10 +89,10 @@ def test_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
     rng = np.random.default_rng(4)
     (tmp_path / 'flat').mkdir()
     for index in range(40):
-        # All of one clear colour: sure, and like no training frame.
+        # One clear colour: the network is certain, but no training frame is similar.
         flat = np.full((48, 64, 3), COLORS_BGR[index % 3]) + rng.normal(0, 1.5, (48, 64, 3))
         cv2.imwrite(str(tmp_path / 'flat' / f'{index}.png'), flat.clip(0, 255).astype(np.uint8))
-    # Of four seeds one or two get a guard by chance.
+    # A seed without a guard by chance, which one or two of four seeds get.
     write_folder(tmp_path / 'like', 150, 5)
     guards = {}
     for name in ('flat', 'like'):
@@ -109,7 +109,7 @@ def test_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
 def test_the_temperature_is_that_of_val_and_of_no_other_split(
     calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
 ) -> None:
-    """Where every mask of val is right the network may be surer than it is elsewhere."""
+    """Use a val whose masks are all right, which gives a lower temperature."""
     right = write_folder(tmp_path / 'right', 20, 9, bad_share=0.0, hidden_share=0.0)
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     found = calibrate_on(bundle, folders, '--val', right, '--scores', 'entropy.mean')
@@ -120,7 +120,7 @@ def test_the_temperature_is_that_of_val_and_of_no_other_split(
 def test_a_comparison_judges_the_promises_as_an_evaluation_does(
     calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
 ) -> None:
-    """And adds what thresholds that were carried over may miss it by."""
+    """Judge equally, including the allowed error of thresholds that were carried over."""
     bundle = load_bundle(str(shutil.copytree(calibrated[0], tmp_path / 'tiny')))
     assert bundle.calibration is not None
     for error in (0.0, 0.3):
@@ -192,7 +192,7 @@ def test_what_evaluate_counts_is_what_a_loop_over_the_pipeline_counts(
 def test_foreign_frames_are_ranked_and_refused(
     calibrated: tuple[Path, dict[str, Any], Path], tmp_path: Path, folders: Path
 ) -> None:
-    """Foreign frames: grey throughout, which is the tiny network's unknown."""
+    """Use grey foreign frames, of which the tiny network is uncertain."""
     foreign = write_folder(tmp_path / 'grey', 30, 5, bad_share=1.0)
     code, found, _ = call_json('evaluate', calibrated[0], folders / 'fresh', '--ood', foreign)
     assert code == 0
@@ -237,7 +237,7 @@ def test_the_report_has_every_part_of_a_calibration(
         assert f'<strong>{100 * promise[share]:.1f}\N{NO-BREAK SPACE}%</strong>' in page
     bound = f'{100 * promise["bad_if_accepted_upper"]:.1f}\N{NO-BREAK SPACE}% of the frames'
     assert bound in page
-    # Whoever is accepted and bad is shown, with the masks and the heatmap.
+    # Accepted bad frames are shown, with masks and heatmap.
     assert page.count('<figure class="frame">') >= 4
     assert page.count('data:image/png') >= 2 * page.count('<figure class="frame">')
     marked = re.findall(r'<tr class="marked"><th scope="row">(.*?)</th>', page)
@@ -257,7 +257,7 @@ def test_blocks_count_and_not_frames(folders: Path, tmp_path: Path) -> None:
 def test_the_precision_that_was_computed_in_is_written(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # ONNX Runtime would refuse bf16, and not every processor has it for OpenVINO.
+    # ONNX Runtime refuses bf16, and OpenVINO has it on some CPUs only.
     monkeypatch.setitem(registry.OPENERS, 'onnxruntime',
                         lambda bundle, settings: FakeBackend(bundle.card))
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
@@ -271,7 +271,7 @@ def test_the_precision_that_was_computed_in_is_written(
 def test_every_block_counts_alike_where_the_promise_is_held_against_frames(
     calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path
 ) -> None:
-    """One block has 100 of 150 frames; the others have one each."""
+    """Use one block with 100 of 150 frames, and one block for each other frame."""
     stems = sorted(path.stem for path in (folders / 'fresh' / 'images').iterdir())
     blocks = tmp_path / 'blocks.json'
     blocks.write_text(json.dumps({s: s for s in stems} | dict.fromkeys(stems[:100], 'long dive')))
@@ -288,7 +288,7 @@ def test_frames_that_the_thresholds_were_fitted_on_are_called_so(
     calibrated: tuple[Path, dict[str, Any], Path], folders: Path, tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The bound is then that of calibrate, which shares its error among all thresholds."""
+    """Check the bound too, which is then calibrate's, with its error shared among thresholds."""
     mixed = shutil.copytree(folders / 'fresh', tmp_path / 'mixed')
     for source, count in (('limits', 3), ('train', 2)):
         for path in sorted((folders / source / 'images').iterdir())[:count]:
@@ -341,13 +341,13 @@ def test_calibrate_signs_what_it_wrote_or_leaves_it_unsigned(
     assert 'signed' in caplog.text
     with pytest.raises(ModelBundleError, match='signed'):
         load_bundle(tiny_bundle, trusted_keys=trusted)
-    # A key that cannot be read is refused before minutes of work.
+    # An unreadable key is refused before minutes of work.
     assert call_json('calibrate', tiny_bundle, '--data', folders, '--sign',
                      tmp_path / 'nowhere.pem')[0] == 2
 
 
 # -------------------------------------------------------------------------------------------------
-# Wrong input is one sentence that names it, and changes nothing.
+# Wrong input gives one sentence that names it, and changes nothing.
 
 
 def rename_class(val: Path) -> None:

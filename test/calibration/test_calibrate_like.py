@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Limits carried over to another precision accept no frame that the bundle would not accept."""
+"""Limits carried over to another precision accept only frames that the original bundle accepts."""
 
 from dataclasses import replace
 import json
@@ -32,7 +32,7 @@ SAME = np.zeros(40, np.bool_)
 
 
 def test_a_score_that_does_not_differ_keeps_its_limit_and_lets_nothing_pass() -> None:
-    # At its limit by the changed score, over it by the original: only 'b' can refuse it.
+    # At the limit by the changed score, above it by the original, so only 'b' can refuse it.
     count = 40
     original = {'a': np.full(count, 0.5), 'b': np.full(count, 0.1)}
     changed = {'a': np.full(count, 0.5), 'b': np.full(count, 0.1)}
@@ -52,8 +52,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_limit_falls_until_one_frame_less_than_stated_passes_alone() -> None:
-    # Even frames: 'a' differs by 0.1 each, 'b' by nothing. Odd ones: original over the limit 0.5
-    # of 'a', changed below it by 0.04, 0.03, 0.02, 0.01; the rest is accepted by both.
+    # Even frames: 'a' differs by 0.1, 'b' does not. First four odd frames: original above the
+    # limit 0.5 of 'a', changed below it by 0.04, 0.03, 0.02, 0.01. Both accept the rest.
     count = 40
     original = {'a': np.full(count, 0.3), 'b': np.full(count, 0.2)}
     changed = {'a': np.full(count, 0.3), 'b': np.full(count, 0.2)}
@@ -61,7 +61,7 @@ def test_a_limit_falls_until_one_frame_less_than_stated_passes_alone() -> None:
     original['a'][1:8:2] = 0.6
     changed['a'][1:8:2] = (0.46, 0.47, 0.48, 0.49)
     limits = {'a': 0.5, 'b': 0.4}
-    # (1 + 1) / (20 + 1) is at most 0.1: one may pass, and the margin is that of the second.
+    # (1 + 1) / (20 + 1) <= 0.1: one frame may pass, and the second sets the margin.
     for error, margin in ((0.1, 0.03), (1 / 21, 0.04), (5 / 21, 0.0)):
         assert margins_of(limits, original, changed, error, SAME) == {
             'a': pytest.approx(margin), 'b': 0.0}
@@ -70,7 +70,7 @@ def test_a_limit_falls_until_one_frame_less_than_stated_passes_alone() -> None:
 
 
 def test_a_frame_with_another_mask_counts_as_one_that_must_not_pass() -> None:
-    # Accepted by both, by scores that differ in the even frames; three odd ones have other masks.
+    # All are accepted by both; the scores of even frames differ, and three odd frames' masks.
     count = 40
     original, changed = {'a': np.full(count, 0.3)}, {'a': np.full(count, 0.3)}
     changed['a'][::2] -= 0.1
@@ -86,7 +86,7 @@ def test_a_further_frame_passes_alone_as_often_as_stated_at_most() -> None:
     rng, alone, tries, count, error = np.random.default_rng(0), 0, 4000, 60, 0.1
     limits = {'a': 0.5, 'b': 0.5}
     for _ in range(tries):
-        # Heavy tails and dependent scores: the bound needs no distribution.
+        # Heavy tails and dependent scores, since the bound is distribution-free.
         both = rng.random((count + 1, 2)) * 0.7
         moved = 0.05 * (rng.standard_t(2, (count + 1, 1)) + rng.standard_t(2, (count + 1, 2)))
         columns = [{'a': of[:, 0], 'b': of[:, 1]} for of in (both, both - moved)]
@@ -124,7 +124,7 @@ def test_the_variant_accepts_only_what_the_bundle_accepts_and_says_what_it_promi
                                                        strict=True))
     for old, new in zip(before.promises, after.promises, strict=True):
         assert all(new.limits[name] <= limit for name, limit in old.limits.items())
-        # What nobody measured of the variant is not said of it; what was, is.
+        # Figures that were not measured for the variant are omitted.
         assert (new.accepted, new.accepted_and_bad, new.bad_if_accepted_upper) == (None,) * 3
         assert isinstance(old.accepted, float) and isinstance(old.bad_if_accepted_upper, float)
     source = after.carried_from

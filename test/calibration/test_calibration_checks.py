@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What cannot promise anything is refused before the network runs once."""
+"""Data that cannot give a promise is refused before the network runs."""
 
 from collections.abc import Callable
 import json
@@ -31,7 +31,7 @@ RUN = [*NODE, '--bad', RULE]
 
 @pytest.fixture
 def no_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fail where a frame would be measured."""
+    """Fail if a frame is measured."""
     def measure(*_: object, **__: object) -> None:
         raise AssertionError('measured')
 
@@ -49,7 +49,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def twin_of(split: str) -> Callable[[Path], None]:
-    """Return what puts an image for the limits into another split, under another name."""
+    """Return a function that copies an image of `limits` into another split."""
     def spoil(root: Path) -> None:
         image = sorted((root / 'limits' / 'images').iterdir())[5].read_bytes()
         sorted((root / split / 'images').iterdir())[7].write_bytes(image)
@@ -58,7 +58,7 @@ def twin_of(split: str) -> Callable[[Path], None]:
 
 
 def trained_on(root: Path) -> None:
-    """Let the card say that the network has seen an image for the limits."""
+    """Change the card to list an image of `limits` as a training image."""
     card = json.loads((root / 'tiny' / 'card.json').read_text())
     image = cv2.imread(str(root / 'limits' / 'images' / 'frame_3_004.png'))
     (root / 'tiny' / 'card.json').write_text(
@@ -149,7 +149,7 @@ def test_frames_that_nobody_knows_are_left_out_and_counted(
 
 
 def test_nothing_is_known_under_the_ignore_mask(tiny_bundle: Path, tmp_path: Path) -> None:
-    """The left half is ignored, in a picture of another size; one frame is known only there."""
+    """Ignore the left half, with a mask of another size; one frame has labels only there."""
     folder = write_folder(tmp_path / 'val', 2, 3)
     path = folder / 'masks' / 'frame_3_001.png'
     mask = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)

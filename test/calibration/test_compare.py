@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""`evaluate` of several bundles, from bundles to the line for scripts, and on wrong input."""
+"""`evaluate` of several bundles: its report and JSON line, and wrong input."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_tiny_bundle(root / 'tiny')
     write_folder(root / 'val', 30, 2)
     write_folder(root / 'other', 8, 5)
-    # The same network with far more dropout: passes that differ more and say less.
+    # The same network with much more dropout, whose passes differ more and predict worse.
     card = tiny_card(name='loud', passes=20)
     card = replace(card, dropout_sites=(replace(card.dropout_sites[0], p=0.7),))
     write_bundle(root / 'loud', card, tiny_files(tiny_trunk(), tiny_head()))
@@ -63,7 +63,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _free(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be timed, but where time is what is tested."""
+    """Skip the timing, except in tests of it."""
     if 'time' not in request.node.name:
         monkeypatch.setattr(it, 'measure_cost', lambda *_: COST)
 
@@ -83,8 +83,7 @@ def test_the_first_of_several_is_the_old_one_and_one_pass_a_row(
     last = out.splitlines()[-1]
     found = json.loads(last)
     assert len(last) < 2000 and found['figures'] == str(figures_file(page))
-    # Without dropout the tiny network is right wherever colour says so; with seven in ten
-    # dropped it is not.
+    # The tiny network labels clear colours correctly, but not with a dropout rate of 0.7.
     first, (gain, lower, upper) = out.splitlines()[0], found['gains']['loud']['mean_iou']
     assert lower < gain < upper < 0 and found['baseline'] == 'tiny'
     assert all(named in first for named in ('loud', 'tiny', f'{gain:+.3f}'))
@@ -124,7 +123,7 @@ def test_selected_frames_are_left_aside_where_others_were_drawn_by_chance(
                    for data in (place / 'val', mixed))
     assert json.dumps(both['rows']) == json.dumps(alone['rows'])
     assert '20 of 50' in both['notes'][0] and both['notes'][1:] == alone['notes']
-    # Whoever gets the page alone reads it too, as a warning.
+    # The page has the warning too, for readers who get only the page.
     write_review(mixed, {stem: FrameReview(True, 'corrected', SELECTED) for stem in stems})
     page = tmp_path / 'page.html'
     every = compare([place / 'tiny'], mixed, settings=SETTINGS, report=page)
@@ -164,7 +163,7 @@ def test_the_deterministic_pass_has_no_disagreement_and_the_masks_of_none(place:
         assert not pipeline.thresholds
     assert still.passes == 1
     assert float(still.maps.mutual_information.max()) < 1e-5
-    # The network by hand, with no dropout anywhere.
+    # The network's logits by hand, without dropout.
     logits = 8 * image.reshape(12, 4, 16, 4, 3).mean((1, 3)).transpose(2, 0, 1)[None] / 255
     np.testing.assert_allclose(
         still.maps.confidence, maps_from_logits(logits, still.grid).confidence, atol=1e-4)

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Rows with known answers: what is equal, better or worse is called so, and no choice flatters."""
+"""Comparison rows with known results: equal, better, worse; and unbiased choices."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def rows_of(found: Comparison, label: str) -> dict[str, FigureRow]:
 
 @pytest.fixture(scope='module')
 def found() -> Comparison:
-    # Disagreement, which the baseline does not have.
+    # 'worse' has a map of disagreement, which the baseline lacks.
     return comparison({
         'single': planted(), 'twin': planted(), 'better': planted(0.8, 0.9, 1),
         'worse': planted(-1.0, 0.6, 2, ('mutual_information',))})
@@ -62,7 +62,7 @@ def test_what_was_planted_better_has_an_interval_above_zero(found: Comparison) -
     for key in OWN - {'ece'}:
         gain = rows[key].gain
         assert gain is not None and gain.lower > 0, key
-    # An accuracy of 0.9 at a confidence of 0.83 is farther off than one of 0.7 is not.
+    # An accuracy of 0.9 at a confidence of 0.83 is a calibration error of 0.07.
     assert rows['ece'].value.value == pytest.approx(0.07, abs=0.01)
     assert 'better in mean IoU' in found.verdicts()['better']
     assert {*OWN} - {'ece'} <= {*found.line()['better']['better']}
@@ -149,7 +149,7 @@ def test_page_and_figures_show_the_same_rows_and_the_terminal_says_which_is_bett
 
 
 # -------------------------------------------------------------------------------------------------
-# What is chosen on some folds and reported on the others is not flattered by the choice.
+# A choice on some folds that is reported on the others is not biased.
 
 
 def test_folds_keep_blocks_whole_and_are_nearly_equal() -> None:
@@ -171,7 +171,7 @@ def test_one_choice_leaves_the_values_as_they_are_and_two_become_ranks() -> None
     columns = {'a': np.array([1.0, 2, 3, 4, 5, 6]), 'b': np.array([60.0, 10, 20, 30, 40, 50])}
     assert picked_column(columns, ('a', 'a'), folds) is columns['a']
     values = picked_column(columns, ('a', 'b'), folds)
-    # Fold 0 by a, all below those of fold 1; fold 1 by b among 60, 10, 20.
+    # Fold 0 uses a, where it is below all of fold 1; fold 1 uses b, ranked among 60, 10, 20.
     assert (values[:3] < 1 / 6 + 1e-9).all() and (np.diff(values[:3]) > 0).all()
     assert (values[3:] > 0.5).all() and (np.diff(values[3:]) > 0).all()
     assert values[5] < 5 / 6
@@ -212,6 +212,6 @@ def test_beyond_the_other_folds_the_order_is_kept() -> None:
     folds = np.array([0, 0, 0, 1, 1, 1])
     columns = {'a': np.array([1, 2, 3, 7, 8, 9]) / 100, 'b': np.array([1, 2, 3, 9, 8, 7]) / 100}
     values = picked_column(columns, ('a', 'b'), folds)
-    # Fold 1 lies above all of fold 0 by b, which no rank below 1 may say.
+    # By b, fold 1 is above all of fold 0, so its ranks must exceed 1.
     assert (values[:3] < 1 / 6).all() and (values[3:] > 1).all()
     assert values.argsort().tolist() == [0, 1, 2, 5, 4, 3]

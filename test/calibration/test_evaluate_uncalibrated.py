@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""`evaluate` of a bundle that nobody calibrated: all but the flag is measured, and it says so."""
+"""`evaluate` of an uncalibrated bundle: it measures all but the flag, and reports that."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cold(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def evaluated(
     capsys: pytest.CaptureFixture[str], bundle: Path, folder: Path, *words: str
 ) -> dict[str, Any]:
-    """Return the line for scripts."""
+    """Run `evaluate`; return its JSON line."""
     assert main(['evaluate', str(bundle), str(folder), *words, *RUN]) == 0
     return last_json(capsys)
 
@@ -50,7 +50,7 @@ def test_all_but_the_flag_is_what_the_calibrated_bundle_has(
     cold: Path, folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The calibration has temperature 1, so that the maps are the same ones."""
+    """Compare with a calibration of temperature 1, for which the maps are equal."""
     warm = evaluated(capsys, make_tiny_bundle(tmp_path / 'tiny'), folder)
     assert warm['gate']['accepted']['value'] > 0.3 and warm['no_promise'] is None
     assert not caplog.records
@@ -94,7 +94,7 @@ def test_the_report_says_that_there_is_no_promise_and_shows_no_gate(
 ) -> None:
     report, twins = tmp_path / 'report.html', tmp_path / 'twins'
     twins.mkdir()
-    for path in (folder / 'images').iterdir():  # all but the same, so that nothing tells them
+    for path in (folder / 'images').iterdir():  # near duplicates, which no score can separate
         image = cv2.imread(str(path))
         image[0, 0] ^= 1
         cv2.imwrite(str(twins / path.name), image)

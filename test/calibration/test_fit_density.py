@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The fitted density: scikit-learn's own likelihood, the right number of parts, refusals."""
+"""The fitted density: scikit-learn's likelihood, the number of components, refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def frames_of(table: NDArray[np.float64]) -> list[Mapping[str, float]]:
 
 
 def two_clusters(num: int = 200, seed: int = 0) -> NDArray[np.float64]:
-    """Return scores that are (low, low) or (high, high), never one of each."""
+    """Return pairs of scores that are both low or both high."""
     rng = np.random.default_rng(seed)
     centre = np.where(rng.random(num) < 0.5, 0.2, 0.8)[:, None]
     return centre + rng.normal(0, 0.02, (num, 2))
@@ -62,7 +62,7 @@ def test_one_cloud_is_one_gaussian_and_its_ordinary_frame_far_below_1() -> None:
     density = fit_density(frames_of(table), NAMES)
     assert len(density.weights) == 1
     np.testing.assert_allclose(density.centre, table.mean(0))
-    # The median of half a chi square of two degrees is ln 2: ln 2 / (ln 2 + 1), to the power 8.
+    # Half a chi-square of two degrees has the median ln 2; the score is (ln 2 / (ln 2 + 1))**8.
     assert np.median([density.score(f) for f in frames_of(table)])**0.125 == pytest.approx(
         0.41, abs=0.03)
 
@@ -79,7 +79,7 @@ def test_a_score_that_moves_by_rounding_alone_decides_nothing() -> None:
     density = fit_density(frames_of(table), NAMES)
     here, there = (density.score({'a': 0.2, 'b': rounding}) for rounding in (0.0, 9e-7))
     assert here == pytest.approx(there, abs=1e-5)
-    assert here < 0.05  # an ordinary frame, whatever the processor
+    assert here < 0.05  # an ordinary frame, on any CPU
 
 
 def test_too_few_frames_are_refused_with_the_number_needed() -> None:

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Calibration on labels that came back: only what was drawn by chance, and only what was seen."""
+"""Calibration on imported labels: only randomly drawn frames with reviewed labels are used."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stems_of(folder: Path) -> list[str]:
 
 @pytest.fixture(scope='module')
 def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a root with frames to train on, drawn ones, and those with hard frames added."""
+    """Return a root with training frames, randomly drawn ones, and these plus hard frames."""
     root = tmp_path_factory.mktemp('selected')
     write_folder(root / 'train', 60, 1)
     write_folder(root / 'val', 20, 4)
@@ -109,7 +109,7 @@ def test_what_is_not_reviewed_is_refused_by_every_verb(
 def test_an_evaluation_says_which_frames_it_is_of(
     folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In its line and on its page; and of selected frames alone it holds nothing to a promise."""
+    """State them in JSON line and report; selected frames alone do not test a promise."""
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     calibrated(bundle, folders, 'drawn')
     chosen = shutil.copytree(folders / 'drawn', tmp_path / 'chosen')

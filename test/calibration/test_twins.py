@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""An image under several names is one frame, and a labelled one is not foreign."""
+"""An image under several names counts as one frame, and a labelled image is not foreign."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RULE = ['--bad', 'accuracy<0.6']
 
 
 def copy_frames(folder: Path, times: int) -> None:
-    """Put copies of all frames into a folder, under other names."""
+    """Copy all frames of a folder under other names."""
     for path in sorted(folder.glob('*/*.png')):
         for k in range(1, times):
             shutil.copy(path, path.with_name(f'copy_{k}_{path.name}'))
@@ -43,7 +43,7 @@ def test_copies_in_other_blocks_are_left_out_and_those_in_their_own_stay(
 def test_copies_do_not_buy_a_promise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """18 images are 18 blocks, of which alpha 0.05 needs 19; with their copies there were 54."""
+    """Refuse alpha 0.05, which needs 19 blocks: 18 images with two copies each are 18 blocks."""
     for seed, (name, count) in enumerate((('train', 40), ('val', 10), ('limits', 18))):
         write_folder(tmp_path / name, count, seed)
     copy_frames(tmp_path / 'limits', 3)
@@ -56,7 +56,7 @@ def test_copies_do_not_buy_a_promise(
 def test_figures_and_intervals_are_those_without_the_copies(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Three frames of each, as blocks of their own, would narrow intervals by 3 ** -0.5."""
+    """Ignore copies, which as separate blocks would narrow intervals by 3 ** -0.5."""
     data = write_folder(tmp_path / 'data', 30, 3)
     bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
     lines = []
@@ -83,7 +83,7 @@ def test_one_image_with_two_masks_is_refused(
 def test_labelled_frames_are_not_foreign(
     tmp_path: Path, verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Guards were chosen to refuse them, and an AUROC of 0.5 was shown."""
+    """Exclude them: as foreign frames they would bias guards and give an AUROC of 0.5."""
     data = write_folder(tmp_path / 'data', 120, 5, splits=True)
     ood = write_folder(tmp_path / 'ood', 3, 6)
     shutil.copy(data / 'images' / 'frame_5_070.png', ood / 'images' / 'reef.png')

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Masks of elements are drawn for the passes at once: same sums, and no memory that grows."""
+"""Element masks are drawn when they are read: equal sums, and constant memory."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ BUNDLES: dict[str, Callable[[Path], Path]] = {
 
 @pytest.fixture(autouse=True)
 def all_lazy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the masks of every site of elements when they are read."""
+    """Make the masks of every element site lazy."""
     monkeypatch.setattr(dropout_masks, 'LAZY_BYTES', 4 * 48 * 64)
 
 

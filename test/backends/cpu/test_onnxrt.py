@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime alone: without its package, and in precisions that it has no kernels for."""
+"""Tests of ONNX Runtime: without its package, threads, telemetry, and unsupported precisions."""
 
 import dataclasses
 import os
@@ -55,18 +55,18 @@ def test_threads_that_wait_for_each_other_leave_the_processor_to_others() -> Non
                 start_s = time.process_time()
                 backend.run(image, masks, 1.0)
                 spent_s[threads].append(time.process_time() - start_s)
-    # 1.3 on two busy cores; 3.4 where they spin until there is work.
+    # Measured: 1.3 on two busy cores; 3.4 if threads spin while they wait for work.
     assert min(spent_s[4]) < 2.2 * min(spent_s[1])
 
 
-# Where it runs for one of these, ONNX Runtime reports nothing by itself.
+# Environment variables that disable ONNX Runtime's telemetry.
 SILENCING = ('CI', 'BUILD', 'TF_BUILD', 'GITHUB', 'GITLAB', 'JENKINS', 'TEAMCITY', 'ORT_')
 
 
 def test_onnx_runtime_keeps_no_record_of_the_models_and_reports_none(
     tiny_bundle: Path, tmp_path: Path
 ) -> None:
-    # What it would send lies in a data base below the home folder first.
+    # Telemetry is first stored in a database below the home folder.
     home = tmp_path / 'home'
     home.mkdir()
     environment = {name: value for name, value in os.environ.items()
@@ -78,7 +78,7 @@ def test_onnx_runtime_keeps_no_record_of_the_models_and_reports_none(
     assert [str(path) for path in home.rglob('*') if path.is_file()] == []
 
 
-# --- fp16, of which a processor has no arithmetic ------------------------------------------------
+# --- fp16, for which CPUs have no arithmetic -----------------------------------------------------
 
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(16, 8)).astype(np.float16)
@@ -86,7 +86,7 @@ BIAS = RNG.normal(size=(1, 16, 1, 1)).astype(np.float16)
 
 
 def half_net() -> bytes:
-    """Return z sigmoid(z), z = the bias added to a product, in float16 between casts."""
+    """Return a graph of z sigmoid(z), z a product plus a bias, in float16 between casts."""
     nodes = [helper.make_node('Cast', ['x'], ['x16'], to=TensorProto.FLOAT16),
              helper.make_node('Conv', ['x16', 'w'], ['product']),
              helper.make_node('Add', ['product', 'b'], ['z']),
@@ -110,7 +110,7 @@ def run(graph: bytes, x: np.ndarray) -> np.ndarray:
 
 
 def by_hand(x: np.ndarray) -> np.ndarray:
-    """Compute half_net in float64, each result rounded to float16."""
+    """Compute half_net in float64, with each result rounded to float16."""
     def half(values: np.ndarray) -> np.ndarray:
         return values.astype(np.float16).astype(np.float64)
 
@@ -124,10 +124,10 @@ def test_each_result_of_a_graph_in_fp16_is_rounded_as_fp16_says() -> None:
     x = RNG.normal(size=(1, 8, 40, 50)).astype(np.float32)
     wanted, found = by_hand(x), run(rounding_half(half_net()), x)
     assert found.dtype == np.float32
-    # Sums in float32 and in float64 differ where they fall on either side of a step.
+    # Sums in float32 and float64 may round to adjacent float16 numbers.
     assert (found == wanted).mean() > 0.995
     np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=1e-6)
-    # What the runtime makes of the graph by itself leaves the rounding out.
+    # Without the simulation the runtime omits the rounding.
     assert (run(half_net(), x) == wanted).mean() < 0.9
 
 

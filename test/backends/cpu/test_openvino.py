@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""OpenVINO alone: parity with ONNX Runtime, precision, threads, heads, and that it keeps quiet."""
+"""Tests of OpenVINO: parity with ONNX Runtime, precision, threads, heads, and no telemetry."""
 
 import dataclasses
 import os
@@ -35,7 +35,7 @@ def bundle(tiny_bundle: Path) -> ModelBundle:
     return load_bundle(str(tiny_bundle))
 
 
-# It computes float32 of fp16 bundles, which onnxruntime simulates: auto takes that for them.
+# OpenVINO runs fp16 bundles in float32; onnxruntime simulates fp16, so auto chooses it for them.
 IN_FLOAT32 = [name for name in shipped_bundles() if not name.endswith('_fp16')]
 
 
@@ -45,7 +45,7 @@ def any_bundle(request: pytest.FixtureRequest, tiny_bundle: Path) -> ModelBundle
 
 
 def picture(bundle: ModelBundle) -> np.ndarray:
-    """Return blocks of colour under noise: neither all certain nor all unsure."""
+    """Return blocks of colour with noise, of which the network is partly certain."""
     spec, draw = bundle.card.input, np.random.default_rng(1)
     blocks = draw.integers(0, 256, (spec.height // 16, spec.width // 16, 3))
     image = np.kron(blocks, np.ones((16, 16, 1))) + draw.normal(0, 12, (1, 1, 3))
@@ -66,7 +66,7 @@ def closed(backend: OpenVinoBackend | OnnxRuntimeBackend, bundle: ModelBundle,
 
 
 def assert_parity(bundle: ModelBundle, passes: int, settings: Settings = SETTINGS) -> None:
-    """Every map within 2e-5; label and votes may differ where two classes are equal."""
+    """Assert that maps agree to 2e-5; label and votes may differ where two classes are tied."""
     ours = closed(OpenVinoBackend(bundle, settings), bundle, passes)
     theirs = closed(OnnxRuntimeBackend(bundle, settings), bundle, passes)
     found = differences(ours, theirs)
@@ -84,7 +84,7 @@ def test_the_same_masks_give_the_maps_of_onnxruntime(
 
 
 def options(backend: OpenVinoBackend) -> dict[str, object]:
-    """Return what the runtime says of the trunk and of the passes it has compiled."""
+    """Return the runtime's properties of the compiled trunk and passes."""
     names = ('INFERENCE_PRECISION_HINT', 'INFERENCE_NUM_THREADS', 'NUM_STREAMS',
              'ENABLE_CPU_PINNING')
     calls = [backend._trunk_call, *backend._calls.values()]
@@ -190,7 +190,7 @@ def test_nothing_is_reported_and_nothing_written_to_the_home_folder(
     assert child.returncode == 0, child.stderr
     assert child.stdout.split() == ['1', left]
     assert list(home.iterdir()) == []
-    # And this is what a plain import does.
+    # A plain import does write reports.
     subprocess.run([sys.executable, '-c', 'import openvino'], env=environment, check=False,
                    capture_output=True)
     if not list(home.iterdir()):
@@ -218,7 +218,7 @@ print('alive')
 def test_a_process_hears_signals_after_its_models_were_closed_in_any_order(
     tiny_bundle: Path
 ) -> None:
-    # With a Core for each model the stack that the handler ran on was no longer there: SIGSEGV.
+    # With a Core per model the signal handler ran on a freed stack: SIGSEGV.
     done = subprocess.run([sys.executable, '-c', SIGNALLED, str(tiny_bundle)], cwd=ROOT,
                           capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (0, 'heard\nalive\n'), done.stderr

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What OpenVINO gets in place of a shipped graph computes the same; what gains is changed only."""
+"""Graphs rewritten for OpenVINO give equal results; only forms that run faster are rewritten."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ SAME = {'kernel_shape': [3, 3], 'pads': [1, 1, 1, 1]}
 def network(resize: dict[str, Any], conv: dict[str, Any], *, channels: int = C,
             scales: tuple[float, ...] = (1, 1, 2, 2), has_half: bool = False,
             is_computed: bool = False) -> Any:
-    """Resize x, convolve; the weights are an input, in 16 bits, or plain."""
+    """Make a Resize of x and a convolution; its weights are computed, 16-bit, or plain."""
     rows, columns = conv['kernel_shape']
     weights = RNG.normal(size=(O, channels // conv.get('group', 1), rows, columns))
     kind = np.float16 if has_half else np.float32
@@ -85,7 +85,7 @@ def test_a_convolution_behind_a_doubling_is_one_transposed_convolution(
     ({'mode': 'linear'}, SAME, {}),
     (ASYMMETRIC, SAME, {'scales': (1, 1, 3, 3)}),
     (ASYMMETRIC, SAME, {'scales': (1, 1, 2, 1)}),
-    # These take the neighbour of some pixels.
+    # These modes select a neighbour of some pixels.
     ({'coordinate_transformation_mode': 'asymmetric', 'nearest_mode': 'ceil'}, SAME, {}),
     ({'coordinate_transformation_mode': 'align_corners', 'nearest_mode': 'floor'}, SAME, {}),
     (ASYMMETRIC, {'kernel_shape': [1, 1]}, {}),

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Sums in strips of rows are those of the whole graph, whatever stands before them."""
+"""Sums in strips of rows equal those of the whole graph, for any operators before them."""
 
 from collections.abc import Sequence
 from contextlib import closing
@@ -58,7 +58,7 @@ HEADS: dict[str, Sequence[onnx.NodeProto]] = {
     'the largest of the rows': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
                                 node('ReduceMax', ['z', 'row_axis'], ['top'], keepdims=1),
                                 node('Sub', ['z', 'top'], [LOGITS])],
-    # Rows, and as many of something else.
+    # Another axis as long as the rows.
     'the largest of other rows': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
                                   node('Unsqueeze', ['z', 'row_axis'], ['z5']),
                                   node('Add', ['z5', 'of_other_rows'], ['sums']),
@@ -67,7 +67,7 @@ HEADS: dict[str, Sequence[onnx.NodeProto]] = {
                             node('Reshape', ['z', 'lines'], ['line']),
                             node('MatMul', ['line', 'between'], ['mixed']),
                             node('Reshape', ['mixed', 'planes'], [LOGITS])],
-    # Rows as they are, of other channels and columns.
+    # Rows unchanged, with other channels and columns.
     'a part of the columns': [*MASKED, node('Conv', ['m', 'w1'], ['z']),
                               node('Pad', ['z', 'around'], ['more']),
                               node('Slice', ['more', 'first', 'stop', 'axes'], [LOGITS])],
@@ -78,7 +78,7 @@ HEADS: dict[str, Sequence[onnx.NodeProto]] = {
 
 
 def head_of(nodes: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
-    """Return a head of these nodes."""
+    """Return a head with these nodes."""
     used = {name for one in nodes for name in one.input}
     weights = {name: v.astype(np.float32) for name, v in WEIGHTS.items() if name in used}
     weights |= {name: np.array(v) for name, v in SHAPES.items() if name in used}
@@ -89,7 +89,7 @@ def head_of(nodes: Sequence[onnx.NodeProto]) -> onnx.ModelProto:
 
 
 def passes_graph(nodes: Sequence[onnx.NodeProto]) -> bytes:
-    """Return a head of these nodes with its sums."""
+    """Return a head with these nodes and its sums, serialised."""
     return bytes(add_sums(head_of(nodes)).SerializeToString())
 
 
@@ -131,7 +131,7 @@ def test_the_product_of_masks_and_features_is_cut_before_it_grows(
 ) -> None:
     monkeypatch.setattr(strips, 'STRIP_BYTES', -(-4 * T * C * H * W // 3))
     cut = in_strips(passes_graph(HEADS['product']), T)
-    # Once for all strips: what has no rows. Once a strip: the product, and nothing is cut behind.
+    # Parts without rows occur once; the product occurs once per strip, without a cut after it.
     assert (count(cut, 'MatMul'), count(cut, 'Split')) == (3, 2)
     other = in_strips(passes_graph(HEADS['3x3']), T)
     assert (count(other, 'Conv'), count(other, 'Split')) == (1, 2)
@@ -163,7 +163,7 @@ def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
     shapes = tensor_shapes(onnx.load_model_from_string(cut), bundle.card.passes)
     sizes = [4 * np.prod(shapes[one.output[0]])
              for one in onnx.load_model_from_string(cut).graph.node if one.op_type == 'Exp']
-    row = min(sizes) // 4  # of four rows and five
+    row = min(sizes) // 4  # strips of four and five rows
     assert len(sizes) > 8 and max(sizes) < strips.STRIP_BYTES + row
     graph = onnx.load_model_from_string(whole).graph
     feed = {info.name: rng.random([dim.dim_value or 20 for dim in
@@ -193,5 +193,5 @@ def test_what_fits_or_is_too_large_to_be_cut_stays_as_it_is(
     for bytes_, strips_of in ((4 * T * C * H * W, 3), (4 * T * C * H * W - 1, 1)):
         monkeypatch.setattr(strips, 'MOST_CUT_BYTES', bytes_)
         assert count(in_strips(behind, T), 'Exp') == strips_of
-        # What makes the logits is cut instead of them.
+        # The input of the logits is cut instead of the logits.
         assert count(in_strips(whole, T), 'Exp') == 3

@@ -1,8 +1,8 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Which engines a bundle needs, what their keys depend on, how far a build is, and what stops it.
+The engines that a bundle needs, the facts in their keys, and progress and stops of a build.
 
-No TensorRT builds here: test_tensorrt_build_gate asks the real one.
+TensorRT is not run here; test_tensorrt_build_gate builds with the real one.
 
 """
 
@@ -78,7 +78,7 @@ def test_a_share_never_falls_and_what_is_raised_ends_the_build() -> None:
     monitor = progress_monitor(trt, tell)
     monitor.phase_start('build', None, 4)
     assert monitor.step_complete('build', 0)
-    monitor.phase_start('tactics', 'build', 4)  # 1 of 8 are done now
+    monitor.phase_start('tactics', 'build', 4)  # 1 of 8 steps is done
     assert all(monitor.step_complete('tactics', step) for step in range(4))
     monitor.phase_finish('tactics')
     assert all(monitor.step_complete('build', step) for step in range(1, 4))
@@ -89,7 +89,7 @@ def test_a_share_never_falls_and_what_is_raised_ends_the_build() -> None:
     assert not monitor.step_complete('last', 0) and isinstance(monitor.error, KeyboardInterrupt)
 
 
-# What an engine depends on ----------------------------------------------------------------------
+# The key of an engine ---------------------------------------------------------------------------
 
 TARGET = EngineTarget('tensorrt', '10.3.0', 'Orin', '8.7', '12.6', 16)
 PROFILES = {'m': ((1, 8), (4, 8), (4, 8))}
@@ -97,7 +97,7 @@ KEY = key_of_graph(tensorrt(), TARGET, b'graph', 'fp16', PROFILES)
 
 
 def test_every_fact_of_graph_card_settings_and_machine_is_in_the_key() -> None:
-    """From where they come to the key, so that none is left behind on the way."""
+    """Change each fact at its source, so that none can be lost on its way to the key."""
     def digest(trt: str = '10.3.0', graph: bytes = b'graph', precision: str = 'fp32',
                profiles: Any = PROFILES, **device: Any) -> str:
         made = tensorrt(trt)
@@ -115,7 +115,7 @@ def test_factors_are_rounded_where_tf32_was_asked_for_and_nowhere_else() -> None
     rtx = tensorrt('1.7.1.116')
     found = []
     for trt, precision in itertools.product((tensorrt(), rtx), ('fp32', 'tf32')):
-        flags = {trt.module.BuilderFlag.TF32}  # on by itself, as in TensorRT
+        flags = {trt.module.BuilderFlag.TF32}  # on by default, as in TensorRT
         config: Any = SimpleNamespace(set_flag=flags.add, clear_flag=flags.discard)
         configure(trt, config, key_of_graph(trt, TARGET, b'', precision, {}))
         found.append(sorted(flag.name for flag in flags))
@@ -156,7 +156,7 @@ def test_what_a_build_raises_is_raised_where_it_is_waited_for(
         EngineBuild(work).wait(5.0)
 
 
-# What a bundle needs ----------------------------------------------------------------------------
+# The engines of a bundle ------------------------------------------------------------------------
 
 
 def test_a_bundle_needs_a_fixed_trunk_and_passes_of_one_to_a_call(bundle: ModelBundle) -> None:
@@ -167,7 +167,7 @@ def test_a_bundle_needs_a_fixed_trunk_and_passes_of_one_to_a_call(bundle: ModelB
     shape = bundle.card.dropout_sites[0].shape
     assert few.passes.key.profiles == {
         'mask_decoder_drop_head': ((1, *shape), (most, *shape), (most, *shape))}
-    # What runs is what it was made fastest for, whatever the budget would allow.
+    # The calls have the size for which the engine is optimised, even if the budget allows more.
     odd = engines_of(bundle, Settings(memory_budget_mb=4000, passes=37), tensorrt(), TARGET)
     assert odd.calls == [slice(0, 19), slice(19, 37)]
 
@@ -190,7 +190,7 @@ def test_every_pass_is_run_once_in_calls_of_one_size_where_that_costs_few() -> N
 
 
 class Machine:
-    """A machine with an Orin and a TensorRT whose builder is played."""
+    """A machine with an Orin and a fake builder of TensorRT."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.trt, self.device = tensorrt(), ORIN
@@ -225,7 +225,7 @@ def test_what_is_built_is_what_the_backend_looks_for(
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path))
     settings, told = Settings(passes=12, memory_budget_mb=100), []
     said = build_engines(bundle, settings)
-    build_here(bundle, settings, lambda *one: told.append(one))  # as the node
+    build_here(bundle, settings, lambda *one: told.append(one))  # as the node builds
     assert not told
     work, cache = work_here(bundle, settings), EngineCache(tmp_path)
     assert [entry['path'] for entry in said] == [
@@ -237,13 +237,13 @@ def test_what_is_built_is_what_the_backend_looks_for(
         assert entry['chunk'] == 12 and entry['is_built']
     facts = json.loads(cache.facts_path(work.engines.passes.key.digest).read_text())
     assert facts['key']['gpu'] == 'Orin' and facts['role'] == 'passes'
-    # What is there is not built again.
+    # Existing engines are not built again.
     Path(said[1]['path']).unlink()
     assert [entry['is_built'] for entry in build_engines(bundle, settings)] == [
         False, True]
     assert [name for name, _, _ in machine.built] == ['trunk.onnx'] + ['passes.onnx'] * 2
     assert [available for *_, available in machine.built] == [5 * 2**30] * 3
-    # An update of the driver, which may keep CUDA's version, builds both again.
+    # A driver update, which may keep CUDA's version, makes both build again.
     machine.device = dataclasses.replace(ORIN, driver='12.6 R36.4.4')
     assert all(one['is_built'] for one in build_engines(bundle, settings))
 

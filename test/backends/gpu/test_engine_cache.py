@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Engines on disk: what is damaged, what goes to make room, and who waits for whom."""
+"""Engines on disk: damaged files, eviction, and locks between processes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be_used_names_the_variable(tmp_path: Path) -> None
 
 @contextlib.contextmanager
 def in_another_process(cache: EngineCache, held: str) -> Iterator[None]:
-    """Let another process be in a block of the cache."""
+    """Hold a lock of the cache in another process."""
     code = ('import sys; from pathlib import Path\n'
             'from uncertainty_seg.backends.gpu.engine_cache import EngineCache\n'
             f'with EngineCache(Path(sys.argv[1])).{held}:\n'
@@ -97,7 +97,7 @@ def test_what_another_process_is_about_to_load_stays_until_it_has(tmp_path: Path
     with in_another_process(cache, 'reading()'):
         storing.start()
         storing.join(0.3)
-        assert storing.is_alive() and cache.load('a') == bytes(10)  # which only reads
+        assert storing.is_alive() and cache.load('a') == bytes(10)  # a shared lock
     storing.join(5)
     assert not cache.has('a') and cache.has('b')
 

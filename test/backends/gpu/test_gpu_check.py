@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-The command that learns everything about a GPU, on the stand-in for one, and without any.
+The command scripts/gpu_check, on a fake GPU and without a GPU.
 
-What must hold: every part runs and finds what is wrong, one that fails stops no other, the page
-names each, and the exit code says whether there was a GPU and whether something failed.
+Every part runs and detects errors, a failed part does not stop the others, the report has every
+part, and the exit code tells whether there was a GPU and whether a part failed.
 
 """
 
@@ -41,7 +41,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 @pytest.fixture
 def rig(rigs: Rigs, bundles: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> Rig:
-    """Return a machine whose GPU and TensorRT are stand-ins."""
+    """Return a machine with a fake GPU and a fake TensorRT."""
     made = rigs(bundles['channels'])
     monkeypatch.setattr(nvidia, 'load_cuda', lambda: made.gpu)
     monkeypatch.setitem(sys.modules, 'tensorrt', made.trt.module)

@@ -1,9 +1,9 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-CUDA through cuda-python and TensorRT's versions: what is asked of them, and how they fail.
+The package's calls of CUDA (cuda-python) and of TensorRT's versions, and their failures.
 
-CUDA is a stand-in, whose names, arguments and values are compared with the real package where it
-is installed. No GPU was there.
+CUDA is a fake, whose names, arguments and values are compared with the real package if that is
+installed. These tests were developed without a GPU.
 
 """
 
@@ -81,7 +81,7 @@ def test_the_stand_in_is_what_cuda_python_is() -> None:
         assert int(found) == value, name
 
 
-# The GPU ----------------------------------------------------------------------------------------
+# The device -------------------------------------------------------------------------------------
 
 
 def test_what_the_driver_says_is_what_is_given() -> None:
@@ -162,7 +162,7 @@ def test_what_is_enqueued_is_done_later_and_a_stream_survives_a_failed_recording
     one, other = memory.host((4,), np.float32), memory.host((4,), np.float32)
     one.numpy()[:] = 7
     memory.copy(other, one)
-    assert np.isnan(other.numpy()).all()  # not before the stream was waited for
+    assert np.isnan(other.numpy()).all()  # not before the stream is synchronized
     memory.wait()
     assert (other.numpy() == 7).all()
 
@@ -198,7 +198,7 @@ def test_memory_that_is_full_is_told_from_other_errors() -> None:
 
 # TensorRT ---------------------------------------------------------------------------------------
 
-# Values as in the real modules: the bit of one version is another flag in the next.
+# Values of the real modules: the same bit is another flag in another version.
 CREATION = {'10.3.0': {'EXPLICIT_BATCH': 0, 'STRONGLY_TYPED': 1},
             '11.4.0.106': {'STRONGLY_TYPED': 0, 'PREFER_JIT_PYTHON_PLUGINS': 1}, '12.0': {'X': 0}}
 

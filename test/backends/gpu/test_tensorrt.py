@@ -1,10 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Maps of the backend `tensorrt`, on a stand-in for TensorRT that runs ONNX Runtime.
+Maps of the backend `tensorrt`, on a fake TensorRT that runs ONNX Runtime.
 
-What must hold: they are those of the backend `onnxruntime` under the same masks, however passes
-are split, whatever T was before, recorded or not, and in every kind of bundle. The stand-in fails
-a test that breaks a rule of TensorRT.
+They equal those of the backend `onnxruntime` with the same masks: for any split of the passes, any
+earlier T, captured graphs or not, and every kind of bundle. The fake fails a test that breaks a
+rule of TensorRT.
 
 """
 
@@ -35,7 +35,7 @@ from uncertainty_seg.core.uncertainty import grid_maps
 __all__ = ['bundles', 'rigs']  # fixtures
 KINDS = ('channels', 'elements', 'ensemble', 'direct', 'single', 'sampled', 'both', 'fp16')
 RTX = '1.7.1.116'
-# Five passes at once, of the bundle `channels`.
+# Settings that run five passes at once for the bundle `channels`.
 FEW = {'passes': 50, 'memory_budget_mb': 4}
 
 
@@ -47,7 +47,7 @@ def test_maps_are_those_of_onnxruntime(rigs: Rigs, bundles: dict[str, Path], kin
         for seed, temperature in ((3, 1.0), (3, 2.5), (4, 0.4)):
             masks = pass_inputs(rig.card, rig.passes, seed)
             ours = backend.run(IMAGE, masks, temperature)
-            # The two runtimes round to 16 bits in different places of a graph in fp16.
+            # The runtimes round to 16 bits at different places of an fp16 graph.
             assert_close(ours, reference(rig, masks, temperature),
                          5e-3 if kind == 'fp16' else TOLERANCE)
         assert list(backend.timings_ms) == ['trunk', 'passes']
@@ -88,7 +88,7 @@ def test_graphs_are_recorded_before_the_first_frame_and_give_the_same_bits(
             masks = pass_inputs(rig.card, rig.passes, seed)
             assert_same_bits(recorded.run(image, masks, temperature),
                              plain.run(image, masks, temperature))
-            # A mapping is looked at once, and whoever made it may let it go.
+            # The backend has read the masks, so that the caller may release them.
             del masks
     assert (rig.gpu.captured, rig.gpu.launched) == (graphs, 6 * (1 + len(calls)))
     assert recorded.is_recorded and not plain.is_recorded
@@ -99,7 +99,7 @@ def test_graphs_are_recorded_before_the_first_frame_and_give_the_same_bits(
 def test_what_another_number_of_passes_needed_is_freed_and_graphs_stay_right(
     rigs: Rigs, bundles: dict[str, Path]
 ) -> None:
-    """The stand-in fails a graph whose context was changed after it was recorded."""
+    """Rely on the fake, which fails if a graph's context changed after the capture."""
     rig = rigs(bundles['channels'], version=RTX, passes=10)
     rig.build()
     with rig.open() as backend:
@@ -117,7 +117,7 @@ def test_what_another_number_of_passes_needed_is_freed_and_graphs_stay_right(
 def test_mapped_memory_saves_the_copies_of_what_the_host_fills(
     rigs: Rigs, bundles: dict[str, Path]
 ) -> None:
-    """As on a Jetson; frame after frame, so that a stale buffer would show."""
+    """Run several frames as on a Jetson, so that a stale buffer would be detected."""
     found, copied = [], []
     for device in (False, True):
         rig = rigs(bundles['channels'])
@@ -147,13 +147,13 @@ def test_where_nothing_can_be_recorded_calls_are_enqueued(
         for _ in range(3):
             assert_close(backend.run(IMAGE, masks, 1.0), reference(rig, masks))
             assert not backend.is_recorded
-            rig.faults.is_uncapturable = False  # and not any more
+            rig.faults.is_uncapturable = False  # capture works again, but is not retried
     assert rig.gpu.captured == 0
     assert sum('without CUDA graphs' in record.message for record in caplog.records) == 1
 
 
 class Unreadable(np.ndarray):
-    """Masks that memory does not suffice for."""
+    """Masks that raise MemoryError when they are read."""
 
     def __getitem__(self, rows: Any) -> Any:
         raise MemoryError('no room to draw')

@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What ships goes through the real parser and builder of TensorRT, on a machine without a GPU.
+Shipped bundles are built by the real parser and builder of TensorRT, on a machine without a GPU.
 
-TensorRT-RTX 1.7 has the interface of TensorRT 11 and 1.4 that of 10; both build without a driver.
-That proves operators, types, shapes, profiles and every call that builds; not kernels, numbers,
-memory or speed. By default one generation builds, the other before a release. A process for each
-version does the work (tensorrt_gate_worker), with the package's own functions.
+TensorRT-RTX 1.7 has the API of TensorRT 11 and 1.4 that of 10; both build without a driver. This
+tests operators, types, shapes, profiles and all calls of a build, but not kernels, results, memory
+or speed. The ordinary tests build with one generation, the release tests with the other. One
+process per version builds (tensorrt_gate_worker), with the package's own functions.
 
 """
 
@@ -31,7 +31,7 @@ from uncertainty_seg.compiler.request import convert
 from uncertainty_seg.storage.model_bundle import load_bundle, shipped_bundles
 
 ROOT = Path(__file__).resolve().parents[3]
-# Variable that names the folder of a version -> version.
+# Environment variable with the folder of a version -> version.
 GENERATIONS = {'UNCERTAINTY_SEG_RTX17': '1.7.1.116', 'UNCERTAINTY_SEG_RTX14': '1.4.0.76'}
 PARAMS = [pytest.param(name, marks=[pytest.mark.release] if '14' in name else [],
                        id=name[-5:].lower()) for name in GENERATIONS]
@@ -99,7 +99,7 @@ def test_every_shipped_bundle_builds_in_each_way_to_run_it(
     assert found['is_done'], found['text']
     assert (found['built'], found['again']) == (['trunk', 'passes'], [])
     size = (shipped_bundles()[name] / 'trunk.onnx').stat().st_size
-    assert found['sizes']['trunk'] > size / 2  # the weights are in it
+    assert found['sizes']['trunk'] > size / 2  # contains the weights
     assert found['sizes']['passes'] > 1e5
     sites = {site.name for site in load_bundle(name).card.dropout_sites}
     assert {key: [shape[0] for shape in shapes] for key, shapes in found['profiles'].items()} == \
@@ -125,7 +125,7 @@ def test_progress_rises_and_ends_with_the_engine(builder: Builder) -> None:
     shares = builder.bundle('suim')['shares']
     assert len(shares) > 20 and shares == sorted(shares)
     assert shares[0] == 0 and shares[-1] == 1
-    # Two engines: the first ends at a half.
+    # Two engines: the first ends at 0.5.
     assert shares.index(0.5) > 5 and max(s for s in shares if s < 1) < 1
 
 
@@ -142,7 +142,7 @@ def test_an_engine_can_be_made_for_gpus_that_are_not_here(builder: Builder) -> N
     assert '3.5' in found['text'] and '7.5, 8.0, 8.6' in found['text']
 
 
-# What TensorRT must refuse, and the node that is named.
+# Nodes that TensorRT must refuse, and the node named in the error.
 REFUSED = {
     'dropout': ('y = Dropout (x, rate, yes)', "node 'the_node' (Dropout)"),
     'unknown': ('y = of.mine.Sorcery (x)', "node 'the_node' (Sorcery)"),
@@ -183,7 +183,7 @@ VARIANTS = (('fpn', 'fp16'), ('segformer', 'bf16'), ('lraspp', 'bf16'))
 
 @pytest.fixture(scope='session')
 def zoo_bundle(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Return a function that compiles a network of the zoo, once."""
+    """Return a cached function that compiles a network of the zoo."""
     for package in ('torchvision', 'segmentation_models_pytorch', 'timm'):
         pytest.importorskip(package)
     import zoo
@@ -216,13 +216,13 @@ def test_networks_of_many_kinds_build(
 ) -> None:
     folder = zoo_bundle(name)
     if precision:
-        # By its own name: what was built is remembered by folder, and pytest uses them again.
+        # A unique name, since builds are cached by folder, and pytest reuses folder names.
         convert(folder, tmp_path / f'{name}_{precision}', precision)
         folder = tmp_path / f'{name}_{precision}'
     found = builder.bundle(folder, 16)
-    if (name, precision) == ('lraspp', 'bf16'):  # TensorRT has no such kernel
+    if (name, precision) == ('lraspp', 'bf16'):  # TensorRT lacks this kernel
         assert found['error'] == 'GraphError' and '(HardSwish)' in found['text']
         return
     assert found['is_done'], found['text']
-    # Dropout in every layer leaves no room for all passes at once.
+    # With dropout in every layer, memory does not suffice for all passes at once.
     assert 1 < found['chunk'] <= 16

@@ -1,11 +1,10 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-What the backend `tensorrt` opens and refuses, and what it does when a call fails.
+Bundles that the backend `tensorrt` opens and refuses, and its behaviour when a call fails.
 
-What must hold: an engine that does not fit the card, memory that is full and a machine without a
-driver are refused in words, before TensorRT is touched where touching it would crash; no answer
-that is not the network's, one reopening after an error and then none, and nothing of the GPU held
-by what has ended.
+Engines that do not fit the card, full memory and a missing driver are refused with a sentence, and
+before TensorRT is imported if that would crash. Results are always the network's; after an error
+the backend is reopened once; and a closed backend holds no GPU memory.
 
 """
 
@@ -76,13 +75,13 @@ def assert_nothing_held(rig: Rig) -> None:
 
 @pytest.fixture
 def rig(rigs: Rigs, bundles: dict[str, Path]) -> Rig:
-    """Return a rig of the bundle `channels` with its engines."""
+    """Return a rig of the bundle `channels` with built engines."""
     made = rigs(bundles['channels'])
     made.build()
     return made
 
 
-# Before anything is opened ----------------------------------------------------------------------
+# Checks before opening --------------------------------------------------------------------------
 
 
 def test_a_missing_driver_is_found_before_tensorrt_is_touched(
@@ -99,7 +98,7 @@ def test_a_precision_that_failed_its_self_check_is_refused_until_it_passes(
 ) -> None:
     key = SelfCheckKey.of(rig.card, 'tensorrt', rig.trt.version, 'fp32', DEVICE.name)
     write_record(SelfCheckRecord(key, False, ('mean', 'finite'), {}), rig.cache.folder)
-    # The cache that is asked is that of the engines.
+    # The result is looked up in the cache of the engines.
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', str(tmp_path / 'other'))
     with pytest.raises(BackendUnavailableError, match='mean, finite'):
         rig.open()
@@ -122,9 +121,9 @@ def test_a_plan_that_is_missing_or_damaged_is_named_with_what_to_do(
     plan = rig.cache.plan_path(key).read_bytes()
     if how == 'gone':
         rig.cache.discard(key, 'a test')
-    elif how == 'flipped':  # on the disk: its digest tells
+    elif how == 'flipped':  # changed on disk, detected by the digest
         rig.cache.plan_path(key).write_bytes(plan[:-1] + bytes([plan[-1] ^ 1]))
-    else:  # as it was stored: TensorRT tells
+    else:  # stored like this, detected by TensorRT
         other = b'noise' if how == 'noise' else plan[32:].replace(b'10.3.0', b'10.3.1')
         rig.cache.store(key, other, {})
     with pytest.raises(EngineMissingError, match=f'{role}.onnx.*10.3.0.*Fake.*self-check'):
@@ -177,7 +176,7 @@ def test_an_engine_of_another_graph_is_refused(
         model.SerializeToString(), needed.key.profiles, rig.trt.version), {})
     with pytest.raises(BackendError, match=says) as caught:
         rig.open()
-    del caught  # which holds the frames of the stand-in
+    del caught  # the traceback holds frames of the fake
     assert_nothing_held(rig)
 
 
@@ -192,12 +191,12 @@ def test_memory_that_is_full_is_a_clear_stop_that_holds_nothing(rig: Rig, limit:
         rig.gpu.room = 4 * IMAGE.nbytes
     with pytest.raises(NoMemoryError, match='out of memory.*memory_budget_mb') as caught:
         rig.open()
-    assert caught.value  # is still held, and holds nothing
+    assert caught.value  # the exception is still alive, but holds no GPU object
     assert_nothing_held(rig)
 
 
 def test_memory_that_fills_later_is_said_and_is_no_fault(rig: Rig) -> None:
-    rig.trt = TensorRt(fake_tensorrt(rig.gpu, RTX))  # whose contexts work in our memory
+    rig.trt = TensorRt(fake_tensorrt(rig.gpu, RTX))  # its contexts use memory of the backend
     rig.target = EngineTarget.of(rig.trt, DEVICE)
     rig.build()
     backend = rig.open(is_recorded=False)
@@ -210,7 +209,7 @@ def test_memory_that_fills_later_is_said_and_is_no_fault(rig: Rig) -> None:
     rig.faults.refused[rig.gpu.enqueued + 1] = 'Error Code 1: Cuda Runtime (out of memory)'
     with pytest.raises(NoMemoryError, match='out of memory'):
         backend.run(IMAGE, masks, 1.0)
-    assert_answers(rig, backend)  # without being opened again
+    assert_answers(rig, backend)  # without reopening
     backend.close()
 
 
@@ -218,7 +217,7 @@ def test_memory_that_fills_later_is_said_and_is_no_fault(rig: Rig) -> None:
 
 
 def fail_next(rig: Rig, error: Exception | str) -> None:
-    """Let the next call that is enqueued fail, or return False."""
+    """Make the next enqueued call raise an error, or with a text return False."""
     number = rig.gpu.enqueued + 1
     if isinstance(error, str):
         rig.faults.refused[number] = error
@@ -231,7 +230,7 @@ def fail_next(rig: Rig, error: Exception | str) -> None:
 def test_one_error_is_mended_and_the_second_is_final(
     rig: Rig, error: Exception | str, is_first: bool
 ) -> None:
-    # Not recorded, so that the calls are two in each frame: trunk and passes.
+    # Without graphs, so that each frame has two calls, trunk and passes.
     backend = rig.open(is_recorded=False)
     assert_answers(rig, backend)
     says = 'illegal memory access|(trunk|passes) refused to run .*Myelin'
@@ -275,7 +274,7 @@ def test_what_cannot_be_opened_again_stays_shut(rig: Rig) -> None:
     backend.close()
 
 
-# Used wrongly ----------------------------------------------------------------------------------
+# Misuse ----------------------------------------------------------------------------------------
 
 
 def test_a_second_thread_waits_for_the_first(rig: Rig) -> None:

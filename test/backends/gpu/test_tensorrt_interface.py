@@ -1,11 +1,11 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Every name of TensorRT that the package uses is in five versions, and so is the stand-in's.
+Every name of TensorRT that the package or the fake uses exists in five versions.
 
-The real modules are imported (see tensorrt_interface). Used names are read from the package's
-source: each attribute that some class of TensorRT-RTX 1.7 has, which builds for real
-(test_tensorrt_build_gate). What a version lacks, and the package asks for first, is listed. The
-stand-in has no name, argument or value that the real one has not.
+The real modules are imported (see tensorrt_interface). The used names are read from the package's
+source: each attribute that a class of TensorRT-RTX 1.7 has, with which test_tensorrt_build_gate
+builds. Names that a version lacks, and whose existence the package checks, are listed. The fake
+has no name, argument or value that the real modules lack.
 
 """
 
@@ -25,12 +25,12 @@ import pytest
 from tensorrt_interface import INTERFACES
 
 BACKENDS = Path(__file__).resolve().parents[3] / 'uncertainty_seg' / 'backends'
-# The files that touch TensorRT.
+# The files that use TensorRT.
 FILES = ('engine_build.py', 'nvidia.py', 'tensorrt.py')
 CLASSES = ('Builder', 'OnnxParser', 'ParserError', 'IBuilderConfig', 'INetworkDefinition',
            'ITensor', 'IOptimizationProfile', 'Runtime', 'ICudaEngine', 'IExecutionContext',
            'IRuntimeConfig')
-# Names that the package looks up by string, or that are no attributes.
+# Names that the package looks up by string, or that are not attributes.
 BY_STRING = {
     'BuilderFlag.TF32', 'BuilderFlag.REQUIRE_USER_ALLOCATION', 'ComputeCapability',
     'NetworkDefinitionCreationFlag.STRONGLY_TYPED',
@@ -41,7 +41,7 @@ BY_STRING = {
     'DynamicShapesKernelSpecializationStrategy.EAGER',
     'ExecutionContextAllocationStrategy.USER_MANAGED', 'IExecutionContext.is_stream_capturable',
 }
-# Asked of TensorRT-RTX only; 10 declares some of it, and 11 most.
+# Used with TensorRT-RTX only; TensorRT 10 has some of these names, and 11 most.
 ONLY_RTX = {
     'ComputeCapability', 'IBuilderConfig.num_compute_capabilities',
     'IBuilderConfig.set_compute_capability', 'BuilderFlag.REQUIRE_USER_ALLOCATION',
@@ -72,11 +72,11 @@ def test_what_is_used_exists(number: str, tmp_path: Path) -> None:
     assert {name for name in asked if found[name] is None} == LACKS[number]
 
 
-# The stand-in -----------------------------------------------------------------------------------
+# The fake ---------------------------------------------------------------------------------------
 
 
 def members(owner: str, kind: type) -> dict[str, Any]:
-    """Return every public name of a class of the stand-in -> what it is there."""
+    """Return public name -> object for a class of the fake."""
     found: dict[str, Any] = {owner: kind}
     if isinstance(kind, EnumMeta):
         values: Mapping[str, Any] = kind.__members__
@@ -103,7 +103,7 @@ def test_the_stand_in_takes_and_gives_what_the_real_one_does(number: str, tmp_pa
     for name, one in ours.items():
         theirs = real[name]
         if theirs is None or not inspect.isfunction(one):
-            # A property: the real one must not be called either.
+            # A property here must not be a method in the real class.
             assert theirs is None or not isinstance(one, property) or not theirs['is_callable']
             continue
         signature, short = inspect.signature(one), name.rsplit('.', 1)[1]

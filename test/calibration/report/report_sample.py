@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A report with every kind of part, made from a seed, for the tests that read and look at one."""
+"""A report with every kind of part, generated from a seed, for the tests of reports."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from uncertainty_seg.calibration.report.pictures import (
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError
 from uncertainty_seg.core.render import heatmap, HeatScale
 
-# Whatever a folder, a class or a score is called must be shown as it is.
+# A name of a folder, class or score that must be shown literally.
 NASTY = '<script>alert("x")</script> & \'$a_b$\' \\frac'
 CLASSES = ('water', NASTY, 'pipe')
 PALETTE = ((0, 0, 0), (0, 120, 255), (255, 255, 255))
@@ -40,7 +40,7 @@ CARD: Any = SimpleNamespace(palette=PALETTE, ignore_index=255)
 
 
 def sample_frame(seed: int, height: int = 120, width: int = 160) -> tuple[np.ndarray, ...]:
-    """Return image, truth, prediction and heatmap of a frame of smooth colours with a disc."""
+    """Return image, truth, prediction and heatmap of a frame: smooth colours with a disc."""
     rng = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width]
     image = np.stack([rows % 256, columns % 256, np.full_like(rows, 90)], -1).astype(np.uint8)
@@ -51,12 +51,12 @@ def sample_frame(seed: int, height: int = 120, width: int = 160) -> tuple[np.nda
 
 
 def sample_tiles(seed: int) -> tuple[Tile, ...]:
-    """Return the pictures of such a frame."""
+    """Return the pictures of a sample frame."""
     return frame_tiles(*sample_frame(seed), CARD)
 
 
 def sample_orders(count: int = 200) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Return orders of frames, each noisier than the one before, and which frames are bad."""
+    """Return orders of frames by increasingly noisy scores, and which frames are bad."""
     rng = np.random.default_rng(5)
     bad = rng.random(count) < 0.2
     return {name: bad + rng.normal(0, 0.4 + 0.3 * k, count)
@@ -64,7 +64,7 @@ def sample_orders(count: int = 200) -> tuple[dict[str, np.ndarray], np.ndarray]:
 
 
 def sample_reliability(bend: float) -> ExpectedCalibrationError:
-    """Return the sums of bins that lie below the diagonal by so much; the lowest are empty."""
+    """Return sums of bins that deviate from the diagonal by `bend`; the lowest are empty."""
     confidence = np.linspace(1 / 30, 29 / 30, 15)
     count = np.r_[np.zeros(3), np.linspace(100, 800, 11), 6000]
     accuracy = confidence - bend * np.sin(3 * confidence) ** 2

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Reports in a real browser: everything is there, on a desk and a phone nothing is cut off."""
+"""Reports in a real browser: complete, and nothing is cut off on desktop or phone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PICTURES = """Promise.all([...document.images].map(i => i.decode().then(
 
 
 def looked_at(browser: Browser, page: str, folder: Path, width_px: int) -> list[int]:  # noqa: F811
-    """Open a page, see that it is whole and fits, and return the least side of each picture."""
+    """Open a page, assert that it is complete and fits; return each picture's shorter side."""
     path = folder / 'page.html'
     path.write_text(page, encoding='utf-8')
     browser.open(path, width_px)
@@ -52,7 +52,7 @@ def test_the_page_of_a_comparison_fits_and_marks_what_is_better(
     page = comparison_page(comparison({'single': planted(), 'better <i>': planted(0.8, 0.9, 1)}))
     for width_px in WIDTHS:
         sides = looked_at(browser, page, tmp_path, width_px)
-        assert len(sides) == 1 and sides[0] > 200  # the forest of gains
+        assert len(sides) == 1 and sides[0] > 200  # the forest plot of gains
         assert browser.run("document.querySelectorAll('.tile').length") == 3
         marked = browser.run("[...document.querySelectorAll('tr.marked')].map(row => "
                              'row.cells[1].textContent)')

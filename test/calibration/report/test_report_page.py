@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""A report says what it was given, all of it and nothing else, and needs nothing outside."""
+"""A report shows exactly its data, and needs no external resources."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ VOID = {'meta', 'link', 'img', 'br'}
 
 
 class Reader(HTMLParser):
-    """Collects a page's text, attributes and ids; fails on tags that do not close."""
+    """Collects the text, attributes and ids of a page; fails on unclosed tags."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -91,14 +91,14 @@ def test_gated_rows_are_marked_and_scores_are_folded(page: str) -> None:
     assert page.count('<tr class="marked">') == 1
     folded = page[page.index('<details>'):page.index('</details>')]
     assert all(str(escape(name)) in folded for name in SCORES)
-    assert page.count('background:rgb(0,120,255)') == 2  # of the class, and of the legend
+    assert page.count('background:rgb(0,120,255)') == 2  # in the class table and in the legend
 
 
 def test_names_are_shown_as_they_are_and_never_run(page: str) -> None:
     reader = Reader(page)
     assert ' '.join(NASTY.split()) in reader.text and NASTY in CLASSES
     assert '<script' not in page
-    # As text and as an attribute: nothing breaks out of quotes.
+    # As text and in attributes, without breaking out of quotes.
     assert page.count(str(escape(NASTY))) == len(re.findall('&lt;script&gt;', page)) > 20
     assert not [tag for tag, _ in reader.tags if tag in ('script', 'iframe', 'object', 'form')]
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What plots and pictures of a report show is what they were given, where it was, and legible."""
+"""Plots and pictures of a report show their data, at the right place and legibly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from uncertainty_seg.calibration.stats.metrics import (  # noqa: E402
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures as they are before they become SVG, laid out."""
+    """Return the figures after layout, before they are written as SVG."""
     figures: list[Figure] = []
     real = pictures.picture
 
@@ -68,7 +68,7 @@ def test_risk_coverage_draws_each_order_from_5_percent_on_and_names_it(
         coverage, risk = risk_coverage(values, bad)
         kept = coverage >= 0.05
         assert has_line(axes, coverage[kept], risk[kept])
-        # A name in the legend has the colour and dashes of its line.
+        # A legend entry has the colour and dashes of its line.
         line, = [line for line in axes.get_lines()
                  if np.array_equal(np.asarray(line.get_ydata()), risk[kept])]
         assert line.get_color() == shown[name].get_color()
@@ -102,7 +102,7 @@ def test_reliability_draws_the_bins_that_hold_pixels(drawn: list[Figure]) -> Non
 
 
 def text_boxes(figure: Figure) -> list[tuple[str, Any]]:
-    """Words that are shown, each with its rectangle in pixels."""
+    """Return the visible texts, each with its rectangle in pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure).draw()
@@ -132,7 +132,7 @@ def test_no_word_lies_on_another_or_leaves_its_plot(drawn: list[Figure]) -> None
 ODD: list[Callable[[], str]] = [
     lambda: pictures.plot_risk_coverage({'a': np.ones(1)}, np.zeros(1), 'a', (1.0, 0.0), 0.1),
     lambda: pictures.plot_reliability({'x': ExpectedCalibrationError()}),
-    # Not a formula, and none that could be read.
+    # Must not be parsed as a formula, which would be invalid.
     lambda: pictures.plot_risk_coverage({'$\\frac$': np.ones(3)}, np.zeros(3)),
 ]
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What a written rule calls bad, by hand counts, and what it refuses to read."""
+"""Rules of bad frames: counts by hand, and rules that are refused."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from uncertainty_seg.core.arrays import ConfusionMatrix, LabelMap
 from uncertainty_seg.errors import ConfigError
 
 NAMES = ('water', 'diver', 'rock or reef')
-# Of 8 known pixels 6 are right. IoU: water 4/6, diver 2/4, no reef: mean 7/12.
+# 6 of 8 known pixels are right. IoU: water 4/6, diver 2/4, no reef; mean 7/12.
 TRUTH = np.array([[0, 0, 0, 0, 0, 1, 1, 1, 255]], np.uint8)
 PREDICTED = np.array([[0, 0, 0, 0, 1, 0, 1, 1, 2]], np.uint8)
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The bound of a share: published answers, the binomial itself, and blocks as units."""
+"""The upper bound of a share: published values, the binomial itself, and blocks as units."""
 
 import math
 
@@ -40,7 +40,7 @@ def test_frames_and_blocks_as_units() -> None:
     assert (frames.num_accepted, frames.num_bad, frames.unit) == (6, 2, 'frame')
     assert frames.share == pytest.approx(1 / 3)
     assert frames.upper == upper_bound(2, 6)
-    # Block b has a bad frame, but not an accepted one; c has no accepted frame at all.
+    # Block b's bad frame is not accepted; c has no accepted frame at all.
     of_blocks = bad_share(accepted, bad, blocks)
     assert (of_blocks.num_accepted, of_blocks.num_bad, of_blocks.unit) == (3, 1, 'block')
     assert of_blocks.upper == upper_bound(1, 3)

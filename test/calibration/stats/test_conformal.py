@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The promise on new blocks, and the limits that make it."""
+"""The promise on new blocks, and the limits with which it holds."""
 
 import dataclasses
 
@@ -29,7 +29,7 @@ def test_blocks_needed() -> None:
 
 
 def test_the_limit_by_hand() -> None:
-    # 9 blocks of one frame, the three largest bad: (lost + 1) / 10 <= 0.2 lets one bad one in.
+    # 9 blocks of one frame, the three largest bad: (bad + 1) / 10 <= 0.2 admits one bad frame.
     ratios = np.arange(1, 10) / 10
     assert promised_limit(ratios, ratios > 0.65, np.arange(9), 0.2) == 0.7
     assert promised_limit(ratios, ratios > 0.65, np.arange(9), 0.199) == 0.6
@@ -45,7 +45,7 @@ def test_scores_that_are_no_numbers_are_never_accepted(is_bad: bool) -> None:
 
 
 def test_a_bound_exactly_at_alpha_is_kept_in_spite_of_rounding() -> None:
-    # 49 blocks of 3 frames: 42 bad ones make (14 + 1) / 50, which sums to a hair above 0.3.
+    # 49 blocks of 3 frames: 42 bad ones give (14 + 1) / 50, slightly above 0.3 after rounding.
     blocks, ratios = np.arange(147) // 3, np.arange(147.0)
     bad = (ratios >= 40)
     assert promised_limit(ratios, bad, blocks, 0.3) == 40 + 42 - 1
@@ -72,7 +72,7 @@ def test_an_alpha_that_promises_nothing_is_refused(alpha: float) -> None:
 
 
 def slow_limit(ratios: np.ndarray, bad: np.ndarray, blocks: np.ndarray, alpha: float) -> float:
-    """Try every seen ratio, from the definition."""
+    """Return the largest limit that the definition allows, by trying every ratio."""
     n, best = len(set(blocks)), -np.inf
     for limit in ratios:
         losses = [((ratios <= limit) & bad)[blocks == block].mean() for block in set(blocks)]
@@ -98,7 +98,7 @@ def test_it_is_the_limit_of_a_slow_search(seed: int, count: int, alpha: float) -
 
 def dive(rng: np.random.Generator, num_blocks: int, frames: int, spread: float
          ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Blocks whose frames share a water: a level of the score, and whether masks are bad in it."""
+    """Draw blocks whose frames share a water: a level of the score, and whether masks are bad."""
     level = np.repeat(rng.random(num_blocks), frames)
     water_is_bad = np.repeat(rng.random(num_blocks) < 0.8, frames)
     ratios = level + spread * rng.random(level.size)
@@ -109,7 +109,7 @@ def dive(rng: np.random.Generator, num_blocks: int, frames: int, spread: float
 def loss_on_new_blocks(
     seed: int, num_blocks: int, alpha: float, spread: float, draws: int = 400
 ) -> tuple[float, float]:
-    """Mean over draws, and its standard error, of the share accepted and bad in new blocks."""
+    """Return the mean over draws of the share accepted and bad in new blocks, and its error."""
     losses = []
     for draw in range(draws):
         rng = np.random.default_rng((seed, draw))
@@ -128,14 +128,14 @@ def loss_on_new_blocks(
 def test_the_promise_is_kept_on_new_blocks(num_blocks: int, alpha: float, spread: float) -> None:
     mean, error = loss_on_new_blocks(7, num_blocks, alpha, spread)
     assert mean <= alpha + 3 * error
-    assert mean >= alpha - 2 / (num_blocks + 1) - 3 * error  # and it is not kept by refusing all
+    assert mean >= alpha - 2 / (num_blocks + 1) - 3 * error  # not achieved by refusing all frames
 
 
 # -------------------------------------------------------------------------------------------------
-# What is promised of the limits that are written down, and what the rehearsal shows of it.
+# The promises of the written limits, and their test on halves.
 
 def table(n: int, seed: int, per_block: int = 1) -> FrameTable:
-    """Make a fifth of the frames bad; both scores see it, one better."""
+    """Make frames, a fifth of them bad; both scores detect them, one better than the other."""
     rng = np.random.default_rng(seed)
     is_bad = np.repeat(rng.uniform(size=n // per_block) < 0.2, per_block)
     scores = {'a': np.clip(rng.normal(0.3, 0.1, n) + 0.2 * is_bad, 0.01, 0.99),
@@ -160,10 +160,10 @@ def test_the_shares_are_those_of_the_limits_that_are_written(alpha: float, per_b
     assert promise.num_blocks == n and promise.num_frames == 500
     assert promise.bound == pytest.approx((n * promise.accepted_and_bad + 1) / (n + 1))
     assert promise.bound <= alpha
-    # The bound is shared among all thresholds that the frames could have chosen.
+    # The bound's error is shared among all thresholds that the frames could have selected.
     assert promise.bad_if_accepted_upper == bad_share(
         inside, frames.is_bad, frames.blocks, num_tries=500).upper
-    # One more bad frame would be too much: nothing was given away.
+    # One more bad frame would exceed alpha, so the limit is the largest possible.
     assert promise.bound > alpha - 2.5 / n
 
 

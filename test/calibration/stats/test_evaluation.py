@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What is measured on frames whose answer is known by hand."""
+"""Measures on frames with known results."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ BLUE = np.zeros((96, 128, 3), np.uint8)
 BLUE[..., 0] = 255
 ALL_BLUE = np.zeros((96, 128), np.uint8)
 HALF = ALL_BLUE.copy()
-HALF[:, 64:] = 1  # half of it is labelled green, and is blue
+HALF[:, 64:] = 1  # one half is labelled green, but is blue
 UNKNOWN = np.full((96, 128), 255, np.uint8)
 
 
@@ -42,7 +42,7 @@ def test_a_known_scene(pipeline: Pipeline) -> None:
     maps = pipeline.measure(BLUE, 0).maps
     confidence = float(maps.confidence.mean())
     assert found.ece == pytest.approx(confidence - 0.5, abs=1e-3)
-    # Every pixel looks alike: no map can tell which half is wrong.
+    # All pixels are equal, so that no map can tell which half is wrong.
     assert found.error_auroc['entropy'] == pytest.approx(0.5)
     assert mean_nll(pipeline, [(BLUE, HALF)]) == pytest.approx(
         -(np.log(confidence) + np.log(1 - confidence)) / 2, rel=1e-3)
@@ -85,7 +85,7 @@ def test_histograms_of_each_frame_add_up_to_those_of_all(pipeline: Pipeline) -> 
 
 
 def test_the_temperature_is_chosen_by_likelihood(tiny_bundle: Path) -> None:
-    """The blue network is right on blue: the colder, the better; half wrong, the warmer."""
+    """Prefer low temperatures if the network is right, and high ones if half is wrong."""
     bundle = load_bundle(str(tiny_bundle))
 
     def at(temperature: float, truth: np.ndarray) -> float:
@@ -103,7 +103,7 @@ GRID = (0.5, 0.6, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0)
 
 @pytest.mark.parametrize('best', GRID)
 def test_temperatures_are_tried_until_they_get_worse(best: float) -> None:
-    """The least of all is found, wherever it lies, and what lies behind is left out."""
+    """Find the minimum wherever it is, without trying temperatures far beyond it."""
     asked = []
 
     def measured(temperature: float) -> float:

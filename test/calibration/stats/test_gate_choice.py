@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""One number moves all limits, in step with the ranks; and the better score is chosen."""
+"""One rank sets the limits of all scores; and the better score is chosen."""
 
 import json
 
@@ -22,7 +22,7 @@ from uncertainty_seg.errors import CalibrationError, ConfigError
 RNG = np.random.default_rng(0)
 REFERENCE = {
     'small': RNG.uniform(0, 0.01, 400), 'large': RNG.beta(2, 3, 400),
-    # As a rare class: nothing on most frames.
+    # Like the score of a rare class: 0 on most frames.
     'rare': np.where(RNG.uniform(size=400) < 0.7, 0.0, RNG.uniform(0.1, 0.5, 400)),
 }
 FAMILY = RankFamily.fit(REFERENCE, {'rare': 4.0})
@@ -48,7 +48,7 @@ def test_a_guard_is_small_but_in_its_tail_and_ends_before_its_largest() -> None:
     ranks = FAMILY.ranks('rare', values)
     assert ranks == pytest.approx((plain.ranks('rare', values) / GUARD_CEILING) ** 4, abs=0.03)
     assert ranks[0] == 0 and ranks[3] == pytest.approx(1, abs=0.02)
-    # Above it a frame is refused at any rank up to 1, which is as far as a promise goes.
+    # A frame above it is refused at any rank up to 1, the largest of a promise.
     refused = REFERENCE['rare'] > FAMILY.limits(1.0, ['rare'])['rare']
     assert refused.mean() == pytest.approx(1 - GUARD_CEILING, abs=0.004)
     assert (FAMILY.ranks('rare', REFERENCE['rare'])[refused] > 1).all()
@@ -57,7 +57,7 @@ def test_a_guard_is_small_but_in_its_tail_and_ends_before_its_largest() -> None:
 @given(st.floats(0.01, 1.4), st.integers(0, 10**6))
 @settings(max_examples=200, deadline=None)
 def test_within_all_limits_is_within_the_rank(rank: float, seed: int) -> None:
-    """The one equivalence that the promise stands on; ties in the last digits are left out."""
+    """Test the equivalence on which the promise depends, without ties in the last digits."""
     rng = np.random.default_rng(seed)
     scores = {name: rng.uniform(0, min(1.3 * values.max(), 0.999), 50)
               for name, values in REFERENCE.items()}
@@ -102,7 +102,7 @@ def test_a_score_that_hardly_moves_has_no_ranks() -> None:
 
 
 def sample(n: int, seed: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Two faults, each seen by one score; a third score sees nothing."""
+    """Draw frames with two faults, each detected by one score; a third score detects none."""
     rng = np.random.default_rng(seed)
     one, other = rng.uniform(size=n) < 0.15, rng.uniform(size=n) < 0.1
     scores = {'noise': rng.uniform(0.1, 0.9, n),
@@ -161,7 +161,7 @@ def test_frames_without_a_score_that_differs_choose_nothing() -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# With foreign frames: scores and guards earn their place on planted frames.
+# Foreign frames: scores and guards are chosen by their benefit on synthetic frames.
 
 ALPHAS = (0.05, 0.1)
 
@@ -176,10 +176,10 @@ def table(scores: dict[str, np.ndarray], is_bad: np.ndarray | None = None,
 
 def planted(count: int, seed: int, foreign: int = 0) -> FrameTable:
     """
-    Draw frames: a fifth is bad, which `margin.class_mean` sees and `entropy.mean` sees less well.
+    Draw frames, a fifth of them bad; `margin.class_mean` detects these better than `entropy.mean`.
 
-    `features.knn` is high on foreign frames alone, `image.blur` and `mutual_information.top` on
-    nothing that matters. A foreign frame looks good to all but `features.knn`.
+    `features.knn` is high on foreign frames only; `image.blur` and `mutual_information.top` are
+    unrelated to both. All scores except `features.knn` are low on foreign frames.
     """
     rng = np.random.default_rng(seed)
     total = count + foreign
@@ -202,7 +202,7 @@ def with_foreign(count: int, foreign: int, seed: int) -> tuple[FrameTable, Frame
 
 
 def test_the_best_score_leads_and_only_the_useful_guard_is_kept() -> None:
-    """Over ten sets: the guard that sees foreign frames always, one that sees nothing hardly."""
+    """Over ten sets, choose the guard of foreign frames always, the useless ones rarely."""
     kept = []
     for seed in range(10):
         frames, foreign = with_foreign(400, 200, seed)
@@ -213,11 +213,11 @@ def test_the_best_score_leads_and_only_the_useful_guard_is_kept() -> None:
         blind = foreign.with_scores({
             'features.knn': np.random.default_rng(seed + 50).gamma(4, 0.02, 200)})
         kept += choose_gate(frames, ALPHAS, blind)[1]
-    assert len(kept) <= 4  # of thirty
+    assert len(kept) <= 4  # out of thirty
 
 
 def test_a_guard_that_catches_bad_frames_needs_no_foreign_ones() -> None:
-    """Half of the bad frames look good to the order; the guard is high on these alone."""
+    """Hide half of the bad frames from the order's score; the guard is high on these only."""
     frames, foreign = with_foreign(600, 200, 2)
     rng = np.random.default_rng(3)
     is_hidden = frames.is_bad & (rng.uniform(size=600) < 0.5)
@@ -236,7 +236,7 @@ def test_a_guard_that_catches_bad_frames_needs_no_foreign_ones() -> None:
     ((0.705, 0.5), False), ((0.70, 0.45), True),
 ])
 def test_what_a_guard_must_bring(after: tuple[float, float], earned: bool) -> None:
-    """Before it, 70 % of the familiar frames and 50 % of the foreign ones are accepted."""
+    """Start from acceptance rates of 70 % for familiar and 50 % for foreign frames."""
     before = np.tile([0.7, 0.5], (5, 1))
     assert is_earned(before, np.tile(after, (5, 1))) is earned
     one_part = before.copy()
@@ -246,7 +246,7 @@ def test_what_a_guard_must_bring(after: tuple[float, float], earned: bool) -> No
 
 @pytest.mark.parametrize('is_foreign_known', [True, False])
 def test_the_promise_is_kept_on_new_frames(is_foreign_known: bool) -> None:
-    """Mean over simulated sets: chosen on some frames, fitted on others, judged on new ones."""
+    """Average over simulated sets: choose on some frames, fit on others, test on new ones."""
     lost = []
     for seed in range(8):
         train, foreign = with_foreign(240, 80, 100 + seed)
@@ -256,5 +256,5 @@ def test_the_promise_is_kept_on_new_frames(is_foreign_known: bool) -> None:
                             & fresh.is_bad).mean()) for alpha in ALPHAS])
     means, errors = np.mean(lost, 0), np.std(lost, 0) / np.sqrt(len(lost))
     assert (means < np.array(ALPHAS) + 2 * errors).all()
-    # Nor does it keep the promise by accepting nothing.
+    # The promise is not kept by accepting nothing.
     assert (means > 0.4 * np.array(ALPHAS)).all()

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Intervals over draws of blocks: by hand, and equal to plain figures of the rows of each draw."""
+"""Bootstrap intervals over blocks: by hand, and equal to figures computed from each draw."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def mean_interval(values: Any, blocks: Any, **more: int) -> Interval:
 
 
 def test_two_blocks_by_hand() -> None:
-    # Means of the draws: 0, 1/2, 1/2, 1, equally often.
+    # The means of the draws are 0, 1/2, 1/2 and 1, equally often.
     wide = mean_interval([0, 1], ['a', 'b'])
     assert (wide.value, wide.lower, wide.upper, wide.num_blocks) == (0.5, 0, 1, 2)
 
@@ -84,18 +84,18 @@ def test_shares_are_means_over_blocks_of_any_size() -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Each figure of a draw is that of its rows.
+# Each figure of a draw equals the figure of its rows.
 
 RNG = np.random.default_rng(3)
 BLOCKS = np.array([f'dive {i}' for i in RNG.integers(0, 13, 60)])
 BAD = RNG.uniform(size=60) < 0.3
-# Coarse, so that frames tie, and with what is not known.
+# Coarse values, so that frames tie, and some NaN.
 SCORES = np.where(np.arange(60) % 19 == 7, np.nan, np.round(RNG.uniform(size=60) + 0.4 * BAD, 1))
 DRAWS = Draws.of(BLOCKS, 40, 5)
 
 
 def rows_of(draw: int) -> NDArray[np.intp]:
-    """Return the frames of a draw, each as often as it was drawn."""
+    """Return the frames of a draw, repeated as often as they were drawn."""
     return np.repeat(np.arange(60), DRAWS.weights[draw].astype(int))
 
 
@@ -153,7 +153,7 @@ def test_what_the_images_add_is_the_whole(found: Evaluation) -> None:
 
 
 def test_a_draw_is_as_if_these_images_had_been_measured(pipeline: Pipeline) -> None:
-    """Of two images, a draw has twice the one, twice the other, or both."""
+    """Draw from two images: twice the one, twice the other, or both."""
     rng = np.random.default_rng(1)
     pairs = [picture(rng, 0.0), picture(rng, 0.9)]
     alone = [evaluate(pipeline, [pair]) for pair in pairs]
@@ -163,18 +163,18 @@ def test_a_draw_is_as_if_these_images_had_been_measured(pipeline: Pipeline) -> N
 
 
 def test_of_one_block_there_is_no_interval(found: Evaluation) -> None:
-    """It was as wide as a point: of one dive, as if every other one were the same."""
+    """Return NaN, where an interval of zero width would claim that all dives are equal."""
     intervals = intervals_of(found, ['dive'] * 12)
     assert all(np.isnan([i.lower, i.upper]).all() and i.num_blocks == 1
                for i in intervals.values())
     assert intervals['accuracy'].value == pytest.approx(found.accuracy)
-    # Of the same figure in each of two there is one, as wide as a point.
+    # Two blocks with equal figures have an interval of zero width.
     same = mean_interval([1, 1, 1], ['a', 'a', 'b'])
     assert (same.lower, same.upper, same.num_blocks) == (1, 1, 2)
 
 
 # -------------------------------------------------------------------------------------------------
-# What a promise accepts, by draws and by halves.
+# Coverage of a promise, by draws and by halves.
 
 
 @pytest.mark.parametrize(('alpha', 'draw'), [(0.2, 0), (0.35, 0), (0.3, 7), (0.25, 31)])
@@ -182,7 +182,7 @@ def test_coverage_of_a_draw_is_that_of_the_promise_on_each_half(alpha: float, dr
     names = np.unique(BLOCKS)
     order = np.random.default_rng(2).permutation(len(names))
     in_first = np.isin(names, names[order[:len(names) // 2]])
-    # Each copy of a block is a block of its own, and all of them are in one half.
+    # Each copy of a block counts as a separate block; all copies are in the same half.
     rows, copies, first = [], [], []
     for index, name in enumerate(names):
         for copy in range(int(DRAWS.counts[draw, index])):
@@ -222,11 +222,11 @@ def test_too_few_blocks_have_no_coverage_and_what_is_not_known_is_not_accepted()
 
 
 def test_a_class_that_a_draw_lacks_does_not_decide_between_bundles() -> None:
-    """Rows are the truth: of four images one has class 1, and another a pixel taken for it."""
+    """Use four images: one has class 1, and another has one pixel mistaken for it."""
     images = np.zeros((4, 2, 2))
     images[:, 0, 0], images[0, 1, 1], images[1, 0, 1] = 100, 50, 1
     totals = np.concatenate([images.reshape(4, 4), np.zeros((4, 45))], 1)
     without = np.array([[0.0, 2.0, 1.0, 1.0]])
     assert weighted_totals(totals, 2, without)['mean_iou'] == pytest.approx(400 / 402)
-    # Where no image has it, a pixel taken for it counts, as in the figure of all images.
+    # If no image has class 1, a pixel mistaken for it counts, as in the overall figure.
     assert weighted_totals(totals[1:], 2, without[:, 1:])['mean_iou'] < 0.5

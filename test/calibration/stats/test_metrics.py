@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Confusion, calibration error, rankings, risk and coverage against known answers."""
+"""Confusion, calibration error, rankings, risk and coverage, with known results."""
 
 import itertools
 from typing import Any
@@ -62,7 +62,7 @@ def test_a_perfectly_calibrated_and_an_overconfident_bin() -> None:
 def test_the_rankings_are_those_of_scikit_learn(seed: int) -> None:
     metrics = pytest.importorskip('sklearn.metrics', reason='scikit-learn is not installed')
     rng = np.random.default_rng(seed)
-    # One level a bin, with ties, so that the histogram loses nothing.
+    # One level per bin, with ties, so that the histogram is exact.
     score = ((rng.integers(0, 200, 3000) * 20 + 0.5) / 4096) ** 2
     yes = rng.random(3000) < 0.1 + 0.8 * score
     ranking = Ranking()
@@ -109,7 +109,7 @@ def test_the_curve_by_hand() -> None:
     assert coverage == pytest.approx([0.25, 0.5, 0.75, 1])
     assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
     assert aurc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]) == pytest.approx((0 + 1/2 + 1/3 + 1/2) / 4)
-    # A score that knew the losses: 0, 0, 1/3, 1/2.
+    # Risks of an ideal score: 0, 0, 1/3, 1/2.
     assert excess_aurc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]) == pytest.approx((1/2 + 0) / 4)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""What chance does to a promise, and what frames say of it."""
+"""The spread of a promise by chance, and its test on frames."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def test_words_of_a_promise_of_five_per_cent(lost: int, count: int, word: str) -
 def test_the_interval_is_the_exact_one_over_blocks() -> None:
     found = judged(0, 20)
     assert (found.lower, found.upper) == (0.0, pytest.approx(1 - 0.025 ** (1 / 20)))
-    # 27 of 230, as of the notes: 7.9 to 16.6 %.
+    # 27 of 230: an interval of 7.9 to 16.6 %.
     assert judged(27, 230).lower == pytest.approx(0.079, abs=6e-4)
     assert judged(27, 230).upper == pytest.approx(0.166, abs=6e-4)
-    # Ten frames of one block prove as much as one.
+    # Ten frames of one block count as much as one.
     many = judge_promise(np.ones(40, bool), np.arange(40) < 10, np.arange(40) // 10, 0.05, True)
     assert (many.share, many.num_blocks, many.word) == (0.25, 4, TOO_FEW)
 
@@ -52,7 +52,7 @@ def test_the_interval_is_the_exact_one_over_blocks() -> None:
 def test_thresholds_of_so_many_frames_spread_as_is_said(count: int, alpha: float) -> None:
     rng, shares = np.random.default_rng(0), []
     for _ in range(600):
-        # A bad frame in three, whatever its rank: a threshold lets a third of its rank in.
+        # A third of the frames is bad at any rank, so a limit accepts a third of its rank as bad.
         limit = promised_limit(rng.random(count), rng.random(count) < 1 / 3, np.arange(count),
                                alpha)
         shares.append(limit / 3)
