@@ -59,7 +59,7 @@ def test_what_is_wrong_with_a_file_is_said(
 @pytest.mark.parametrize(('mask', 'words'), [
     (np.zeros((6, 8, 3), np.uint8), 'a.png .*3 channels'),
     (np.zeros((6, 8), np.uint16), 'a.png .*16 bits'), (np.zeros((3, 8), np.uint8), '8x6.*8x3'),
-    # As Pillow saves a mask of truth values: OpenCV makes 0 and 255 of it, which is unknown.
+    # A 1-bit mask as Pillow saves it: OpenCV reads it as 0 and 255, and 255 is unknown.
     (cv2.imencode('.png', np.eye(6, 8, dtype=np.uint8), [cv2.IMWRITE_PNG_BILEVEL, 1])[1],
      'a.png .*1 bit'),
     (cv2.imencode('.jpg', np.eye(6, 8, dtype=np.uint8))[1], 'a.png .*jpeg'),
@@ -103,7 +103,7 @@ def test_all_faults_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
     (tmp_path / 'classes.json').write_text('{"classes": ["one", "two"]}')
     for k, name in enumerate(('a', 'b', 'c', 'd')):
-        # Endings count as `score` counts them, whatever their capitals.
+        # File endings are case-insensitive, as in `score`.
         ending = 'Png' if name == 'd' else 'png'
         cv2.imwrite(str(tmp_path / 'images' / f'{name}.{ending}'),
                     np.full((6, 8, 3), k, np.uint8))

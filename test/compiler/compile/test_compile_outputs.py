@@ -254,7 +254,7 @@ def test_an_onnx_network_of_16_bits_is_computed_in_float32(
 @pytest.mark.filterwarnings('ignore')
 def test_a_file_of_opset_12_that_ends_with_an_upsampling_is_its_network(tmp_path: Path) -> None:
     net, path = Ending(SIZES['full']), tmp_path / 'old.onnx'
-    net.drop = nn.Dropout(0.4)  # the older exporter knows of dropout no other kind
+    net.drop = nn.Dropout(0.4)  # the older exporter supports no other dropout
     torch.onnx.export(net.train(), (torch.zeros(1, 3, 48, 64),), str(path), dynamo=False,
                       opset_version=12, training=torch.onnx.TrainingMode.PRESERVE)
     bundle, image = compiled(path, tmp_path).bundle, image_of(64, 48)

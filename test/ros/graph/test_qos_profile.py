@@ -1,5 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""The Fast DDS profile that the launch files set holds a camera frame."""
+"""The Fast DDS profile that the launch files set has room for a camera frame."""
 
 from xml.etree import ElementTree
 
