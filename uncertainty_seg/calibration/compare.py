@@ -203,7 +203,7 @@ class Contender:
                        mask_policy='fixed')
         made = self.bundle.calibration
         # With a given temperature the pipeline has no gate: thresholds are for the card's passes.
-        temperature = float(np.nextafter(made.temperature if made else 1.0, np.inf))
+        temperature = made.temperature if made else 1.0
         with ExitStack() as stack:
             bundle = self.bundle
             if self.is_still and bundle.card.members:

@@ -110,15 +110,17 @@ class OpenVinoBackend(StreamingBackend):
 
     def _call(self, passes: int) -> Any:
         """Return the infer request for a number of passes; compile it when first needed."""
-        if passes not in self._calls:
+        call = self._calls.pop(passes, None)
+        if call is None:
             while len(self._calls) >= _MOST_SIZES:
                 del self._calls[next(iter(self._calls))]
             model = self._passes.clone()
             if self._card.dropout_sites:
                 model.reshape({site.name: [passes, *site.shape]
                                for site in self._card.dropout_sites})
-            self._calls[passes] = self._compile(self._path, model).create_infer_request()
-        return self._calls[passes]
+            call = self._compile(self._path, model).create_infer_request()
+        self._calls[passes] = call  # The most recently used one is the last.
+        return call
 
     def _shared(self, values: NDArray[Any]) -> Any:
         """Return a tensor that shares the memory of an array and keeps it alive."""

@@ -419,7 +419,7 @@ def _frames_section(
 ) -> Section:
     found = sorted(np.flatnonzero(rows).tolist(), key=lambda row: float(order[row]))
     if not found:
-        return Section(name, title, [Notes(['There is none.'])])
+        return Section(name, title, [Notes(['No such frame.'])])
     scale = heat_scale(
         settings.map, bundle.calibration.thresholds if bundle.calibration else {}, frames.scores)
     card, shown = bundle.card, []
