@@ -359,6 +359,7 @@ def test_other_misuse_is_one_sentence(
         (('add', data, source, '--shares', 'train=0.5', 'val=0.5'), 'train'),
         (('add', new, source, '--shares', 'train=0.5', 'val=0.6'), '0.6'),
         (('add', new, source, '--shares', 'train=nan', 'val=0.5'), 'nan'),
+        (('add', new, source, '--shares', '=1'), '=1'),
     ):
         assert word in said(capsys, *words, code=2), words
     assert not new.exists()

@@ -274,6 +274,9 @@ def test_a_selection_is_replaced_only_if_asked_and_whole_or_not_at_all(
     (tmp_path / 'no' / 'selection.parquet').mkdir(parents=True)
     refused(capsys, ten, '-n', 1, '--force', '-o', tmp_path / 'no')
     assert not list((tmp_path / 'no').glob('.*'))
+    # In a score table it would be a part of the table.
+    assert str(ten) in refused(capsys, ten, '-n', 1, '--force', '-o', ten)
+    assert not list(ten.glob('selection*'))
 
 
 def textured(color: tuple[int, int, int], height: int, width: int, seed: int) -> np.ndarray:

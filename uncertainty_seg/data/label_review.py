@@ -180,9 +180,12 @@ def write_json(path: Path, content: object) -> None:
 
 def require_shares(shares: Mapping[str, float]) -> None:
     """Raise ConfigError if shares of splits are not above 0 or do not add up to 1."""
-    if not shares or min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+    numbers = list(shares.values()) or [0.0]
+    # Written so that NaN is refused.
+    if '' in shares or not (min(numbers) > 0 and abs(sum(numbers) - 1) <= 1e-6):
         listed = ' '.join(f'{name}={share:g}' for name, share in shares.items())
-        raise ConfigError(f'shares {listed or "of nothing"}', 'some above 0 that add up to 1')
+        raise ConfigError(f'shares {listed or "of nothing"}',
+                          'names with shares above 0 that add up to 1')
 
 
 def split_by_dive(

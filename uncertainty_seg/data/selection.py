@@ -614,10 +614,14 @@ def open_model(info: TableInfo, model: str) -> Pipeline:
 
 
 def _require_place(folder: Path, is_replacing: bool) -> None:
-    """Refuse a file, or a folder with a selection, unless it may be replaced."""
+    """Refuse a file, what is no selection, and a selection, unless it may be replaced."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f'{folder} is a file', 'a folder for the selection')
-    if (folder / PARQUET).exists() and not is_replacing:
+    is_selection = (folder / PARQUET).exists()
+    if folder.exists() and not is_selection and any(folder.glob('[!.]*')):
+        # A selection inside would count as a part of a table.
+        raise ConfigError(f'{folder} holds something else', 'a new folder', 'name another one')
+    if is_selection and not is_replacing:
         raise ConfigError(f'{folder} holds a selection already', 'a new folder',
                           'name another one, or allow to replace it')
 
