@@ -31,8 +31,8 @@ NEAR = 0.02
 # A larger error causes a warning.
 FAR = 0.1
 _MEANS = ('mutual_information', 'total_variance', 'variation_ratio')
-# Below this mean the passes agree, and relative errors are meaningless.
-_LEAST = 1e-3
+# Below these means the passes agree, and relative errors are meaningless.
+_LEAST = np.array((1e-5, 1e-5, 1e-3))
 # Most pixels of the image to sample.
 _MOST_PIXELS = 1 << 16
 
@@ -68,7 +68,7 @@ def choose_grid(compiled: CompiledGraphs, card: ModelCard) -> tuple[CompiledGrap
 
 
 def _error(means: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
-    counts = wanted > _LEAST
+    counts = wanted > _LEAST[:len(wanted)]
     return float((abs(means - wanted)[counts] / wanted[counts]).max(initial=0.0))
 
 
