@@ -145,8 +145,8 @@ def test_outputs_carry_stamp_frame_and_time_of_their_image(
     in_bag = write_bag(tmp_path / 'in', [BLUE, GREEN, GREY])
     assert run_replay(in_bag, tmp_path / 'out', tiny_bundle, '--maps', '--views') == 0
     stamps = [START_NS + k * STEP_NS for k in range(3)]
-    kinds = {'mask': 'mono8', 'uncertainty': '32FC1', 'confidence': 'mono8', 'heatmap': 'bgr8',
-             'overlay': 'bgr8'}
+    kinds = {'mask': 'mono8', 'uncertainty': '32FC1', 'unknown': '32FC1', 'confidence': 'mono8',
+             'heatmap': 'bgr8', 'overlay': 'bgr8'}
     for name, encoding in kinds.items():
         images = list(read_images(tmp_path / 'out', f'/uncertainty_seg/{name}'))
         assert [i.stamp_ns for i in images] == stamps
@@ -291,7 +291,8 @@ def test_input_is_never_the_output(tmp_path: Path, tiny_bundle: Path) -> None:
     in_bag = write_bag(tmp_path / 'in', [BLUE])
     before = files_of(in_bag)
     os.symlink(in_bag, tmp_path / 'link')
-    assert run_replay(in_bag, tmp_path / 'link', tiny_bundle, '--force') == 1
+    for source, out in ((in_bag, 'link'), (in_bag / 'bag_0.mcap', 'in')):
+        assert run_replay(source, tmp_path / out, tiny_bundle, '--force') == 1
     assert files_of(in_bag) == before
 
 

@@ -131,8 +131,11 @@ def test_a_bag_that_cannot_be_played_is_one_sentence(tmp_path: Path, domain: int
     with BagWriter(tmp_path / 'empty') as writer:
         empty = bytes([0, 1, 0, 0, 1, 0, 0, 0, 0])
         writer.write_serialized('/log', 'std_msgs/msg/String', 1, empty)
+    with BagWriter(tmp_path / 'silent') as writer:
+        writer._connection('/cam', 'sensor_msgs/msg/Image')
     write_bag(tmp_path / 'two', topic='/left', other='/right')
-    for name, named in (('nowhere', 'no bag at'), ('empty', 'no image topic'), ('two', '/left')):
+    for name, named in (('nowhere', 'no bag at'), ('empty', 'no image topic'), ('two', '/left'),
+                        ('silent', 'no message on /cam')):
         code, output = _run([str(tmp_path / name)], domain, tmp_path)
         assert code == 1 and named in output and output.count('\n') == 1
 

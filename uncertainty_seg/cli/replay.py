@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--storage', choices=('mcap', 'sqlite3'), default='mcap',
                         help='format of OUT_BAG [mcap]')
     parser.add_argument('--maps', action='store_true',
-                        help='also write the uncertainty map (32FC1) and the confidence (mono8)')
+                        help='also write the uncertainty map, the map unknown (32FC1) and the '
+                        'confidence (mono8)')
     parser.add_argument('--views', action='store_true', help='also write heatmap and overlay')
     parser.add_argument('--force', action='store_true', help='replace an existing bag OUT_BAG')
     add_settings(parser, names_model=True)

@@ -109,7 +109,7 @@ def replay(
     storage : str
         Format of `out_bag`: 'mcap' or 'sqlite3'.
     maps, views : bool
-        Also write uncertainty and confidence maps; also write heatmap and overlay.
+        Also write uncertainty, unknown and confidence maps; also write heatmap and overlay.
     force : bool
         Replace an existing bag `out_bag`.
 
@@ -125,7 +125,7 @@ def replay(
 
     """
     settings, in_bag, out_bag = checked_settings(settings), Path(in_bag), Path(out_bag)
-    if out_bag.resolve() == in_bag.resolve():
+    if in_bag.resolve().is_relative_to(out_bag.resolve()):
         raise BagError(f'{out_bag} is both input and output', 'two bags', 'name another output')
     writer = BagWriter(out_bag, storage, overwrite=force)
     with _opened(in_bag, topic) as (topic, num_images, images):
@@ -154,8 +154,6 @@ def _opened(
         return
     with BagReader(place) as bag:
         topic = bag.image_topic(topic)
-        if bag.count(topic) == 0:
-            raise BagError(f'bag {place} has no message on {topic}', 'at least one image')
         yield topic, bag.count(topic), bag.images(topic)
 
 

@@ -117,8 +117,11 @@ class BagReader:
         return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
 
     def image_topic(self, topic: str | None = None) -> str:
-        """Choose the topic of images to read; see `choose_image_topic`."""
-        return choose_image_topic(self.path, self.topics(), topic)
+        """Choose the topic of images to read as `choose_image_topic`; BagError if it has none."""
+        topic = choose_image_topic(self.path, self.topics(), topic)
+        if not self.count(topic):
+            raise BagError(f'bag {self.path} has no message on {topic}', 'at least one image')
+        return topic
 
     def messages(
         self, *topics: str, span_ns: tuple[int, int] | None = None
@@ -145,7 +148,8 @@ class BagReader:
         self, topic: str | None = None, span_ns: tuple[int, int] | None = None
     ) -> Iterator[BagImage | BadMessage]:
         """Read the images of a topic; see `image_topic` and `messages`."""
-        for item in self.messages(self.image_topic(topic), span_ns=span_ns):
+        topic = choose_image_topic(self.path, self.topics(), topic)
+        for item in self.messages(topic, span_ns=span_ns):
             yield item if isinstance(item, BadMessage) else bag_image(item)
 
 
