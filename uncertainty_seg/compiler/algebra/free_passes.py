@@ -104,6 +104,13 @@ def one_pass(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Model
     return fixed
 
 
+def _is_floored(node: onnx.NodeProto) -> bool:
+    """Return whether a Resize gives each place the entry below it, as torch's 'nearest' does."""
+    return [attribute(node, name) for name in (
+        'mode', 'coordinate_transformation_mode', 'nearest_mode')] == [
+            'nearest', 'asymmetric', 'floor']
+
+
 class _Editor:
     """Rewrites nodes one by one; the nodes in `front` go before all others."""
 
@@ -125,7 +132,7 @@ class _Editor:
         if node.op_type == 'Expand':
             return [self._with_shape(node, axis, 1)]  # 1 keeps the input's size on that axis
         if node.op_type == 'Resize' and len(node.input) > 3 and node.input[3]:
-            return [self._resize(node)]
+            return self._resize(node)
         if node.op_type == 'Einsum':
             return self._summed(node, axis)
         if node.op_type in ('MatMul', *_EQUAL, *ELEMENTWISE):
@@ -140,14 +147,27 @@ class _Editor:
         op = 'Expand' if node.op_type == 'Expand' else 'Reshape'
         return helper.make_node(op, [node.input[0], name], list(node.output), name=node.name)
 
-    def _resize(self, node: onnx.NodeProto) -> onnx.NodeProto:
-        """Replace the output size by scales, which do not contain the batch size."""
-        old, new = self._known[node.input[0]], self._known[node.output[0]]
-        scales = [resize_scale(a, b) for a, b in zip(old, new, strict=True)]
+    def _resize(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """
+        Replace the output size by scales, which do not contain the batch size.
+
+        To the nearest, rows and columns are gathered: a scale that is rounded up skips some.
+        """
+        sizes = list(zip(self._known[node.input[0]], self._known[node.output[0]], strict=True))
+        write = NodeWriter(self._graph, node.output[0])
+        if _is_floored(node) and any(new % old for old, new in sizes):
+            name = node.input[0]
+            for axis, (old, new) in enumerate(sizes):
+                if new != old:
+                    picked = write.shape(f'axis{axis}', *(np.arange(new) * old // new))
+                    name = write.node('Gather', [name, picked], f'picked{axis}', axis=axis)
+            write.nodes[-1].output[0] = node.output[0]
+            return write.nodes
         twin = copy_of(node)
         del twin.input[2:]
-        twin.input.append(NodeWriter(self._graph, node.output[0]).constant('free', scales))
-        return twin
+        scales = [resize_scale(old, new) for old, new in sizes]
+        twin.input.append(write.constant('free', scales))
+        return [twin]
 
     def _stretched(self, node: onnx.NodeProto, axis: PassesAxis) -> list[onnx.NodeProto]:
         """Repeat the inputs that would not broadcast once for every pass."""
