@@ -161,7 +161,8 @@ class DropoutWatch(TorchFunctionMode):
     ) -> Any:
         """Intercept dropout, and pass everything else to torch."""
         options = kwargs or {}
-        name = getattr(func, '__name__', '')
+        # Modules of torch.export call operators by their overload, such as dropout.default.
+        name = getattr(func, '__name__', '').partition('.')[0]
         if self._draws.are_among([args, options]):
             return self._followed(func, name, args, options)
         if func == _DATA:
