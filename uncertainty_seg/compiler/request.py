@@ -257,6 +257,8 @@ def _as_factory(net: str) -> str:
     path = Path(file)
     if path.suffix in ('.pt', '.pth', '.ckpt', '.safetensors', '.bin'):
         return f'{_FACTORY_FORM}: weights alone are no network, give them beside a factory'
+    if path.suffix in ('.pt2', '.keras', '.h5', '.pb', '.tflite', '.xml', '.engine'):
+        return f'{_FACTORY_FORM}: export the network to ONNX'
     if path.suffix == '.py' or len(path.parts) > 1:
         return (f'{_FACTORY_FORM}: in the folder of the file, '
                 f'{path.name.removesuffix(".py")}:{function or "FUNCTION"}')

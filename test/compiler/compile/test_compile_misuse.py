@@ -103,6 +103,7 @@ LINES: dict[str, tuple[dict, str]] = {
     'a folder for a file': ({'net': 'folder.onnx'}, 'folder.onnx is a folder'),
     'no ONNX file': ({'net': 'no.onnx'}, 'no.onnx is missing'),
     'weights for a network': ({'net': 'net.pt'}, 'net.pt'),
+    'a file of another kind': ({'net': 'net.pt2'}, 'net.pt2.*ONNX'),
     'a path to Python': ({'net': 'nets/my.py:build'}, 'in the folder of the file, my:build'),
     'no module': ({'net': ':build'}, 'expected net.onnx or package.module:function'),
     'no function': ({'net': 'nets_of_misuse:nothing'}, "has no function 'nothing'"),
