@@ -7,6 +7,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 import math
 import os
+import re
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +27,8 @@ LARGEST_BYTES = 2**31 - 2**24
 # Most elements of a shape, axes or scales; shape inference never reads a larger constant.
 _READ_BY_INFERENCE = 1024
 _MOST_SAID = 200  # characters
+# In a library's message: colours of a terminal, and a place in its C++ source.
+_OF_MACHINES = re.compile(r'\x1b\[\d*m|\S+\.h:\d+: \w+: Assertion .* failed: ')
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]
@@ -128,10 +131,11 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
 def first_line(err: object) -> str:
     """Return the first line of a library's message, shortened for use in a sentence."""
     text = next((line.strip() for line in str(err).splitlines() if line.strip()), '')
+    text = _OF_MACHINES.sub('', text)
     return text if len(text) <= _MOST_SAID else f'{text[:_MOST_SAID]}...'
 
 
-def told(err: Exception) -> str:
+def told(err: BaseException) -> str:
     """Return the class and the first line of an error for use in a sentence."""
     return f'{type(err).__name__}: {first_line(err) or "without a message"}'
 

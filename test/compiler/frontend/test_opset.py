@@ -190,3 +190,9 @@ def test_notes_of_the_exporting_machine_do_not_stay() -> None:
 def test_an_operator_nobody_knows_is_refused_by_name(opset: int) -> None:
     with pytest.raises(GraphError, match="'odd' is Oddity"):
         to_shipped_opset(make([N('Oddity', ['x'], ['y'], name='odd')], opset=opset))
+
+
+def test_the_place_in_the_source_of_the_converter_is_left_out() -> None:
+    tensors = {'w': values(4, 3, 1, 1), 'o': values(1, 2, 8, 16)}
+    with pytest.raises(GraphError, match=r'opset 20 \(No Adapter .* DeformConv\)'):
+        to_shipped_opset(make([N('DeformConv', ['x', 'w', 'o'], ['y'])], tensors, 18))

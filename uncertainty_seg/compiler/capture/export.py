@@ -77,7 +77,7 @@ def export_net(marked: MarkedNet, height: int, width: int) -> onnx.ModelProto:
             with _silence():
                 found.append(exporter(marked, image))
         except Exception as err:  # they raise errors of any class
-            reasons.append(f'{name}: {told(err)}')
+            reasons.append(f'{name}: {told(err.__cause__ or err)}')
             ours = err if isinstance(err, GraphError) else ours
             _log.info('%s', reasons[-1])
         if found and _markers(found[-1]) == len(marked.drops):

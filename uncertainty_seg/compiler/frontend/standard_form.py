@@ -121,7 +121,7 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
         raised = version_converter.convert_version(light, OPSET)
     except Exception as err:  # the converter raises whatever its C++ code throws
         raise GraphError(f'onnx cannot convert the network to opset {OPSET} ({first_line(err)})',
-                         fix=_AGAIN) from err
+                         fix=f'{_AGAIN}, or replace the operator that it names') from err
     refill(raised.graph.node, [markers.get(n.output[0], n) if n.op_type == 'Identity' else n
                                for n in raised.graph.node])
     raised.graph.initializer.extend(large)
