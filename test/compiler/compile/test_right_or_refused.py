@@ -95,14 +95,6 @@ def test_passes_are_those_of_the_network_in_training_mode(name: str, tmp_path: P
         made.distribution.own_information, rel=0.3)
 
 
-def test_dropout_of_a_module_of_torch_export_is_seen(tmp_path: Path) -> None:
-    program = torch.export.export(Segmenter(nn.Identity()), (torch.zeros(1, 3, HEIGHT, WIDTH),))
-    made = compiled(program.module(), tmp_path)
-    assert [site.p for site in made.bundle.card.dropout_sites] == [pytest.approx(0.3)]
-    assert made.distribution.information == pytest.approx(
-        made.distribution.own_information, rel=0.3)
-
-
 class OwnNoise(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
