@@ -59,7 +59,11 @@ def test_no_log_is_one_sentence(tmp_path: Path) -> None:
     '{"version": 1, "frame_id": "x", "image": {"file": "/etc/x.png"}, "stamp_ns": 1}',
     '{"version": 1, "frame_id": "x", "image": {"file": "../../x.png"}, "stamp_ns": 1}',
     '{"version": 1, "frame_id": "x", "image": {"file": "x.png"}, "stamp_ns": 1e999}',
-], ids=['cut', 'lacking', 'version', 'list', 'gone', 'deep', 'absolute', 'above', 'infinite'])
+    *(f'{{"version": 1, "frame_id": "x", "image": {{"file": "x.png"}}, "stamp_ns": 1, {verdict}}}'
+      for verdict in ('"verdict": null', '"verdict": {"score_ratio": "1"}',
+                      '"verdict": {"reasons": 7}')),
+], ids=['cut', 'lacking', 'version', 'list', 'gone', 'deep', 'absolute', 'above', 'infinite',
+        'verdict', 'ratio', 'reasons'])
 def test_a_damaged_frame_is_told_or_left_out(log: Path, damage: str | None) -> None:
     second = sorted((log / 'frames').iterdir())[1] / 'frame.json'
     second.unlink() if damage is None else second.write_text(damage)

@@ -225,9 +225,12 @@ def read_sidecar(path: Path) -> dict[str, Any]:
             raise FrameLogError(f'{file} has version {sidecar["version"]!r}', str(FORMAT_VERSION),
                                 'read it with the uncertainty_seg that wrote it')
         str(sidecar['frame_id']), plain_name(sidecar['image']['file']), int(sidecar['stamp_ns'])
+        verdict = sidecar.get('verdict', {})
+        ratio = verdict.get('score_ratio')
+        tuple(verdict.get('reasons') or ()), math.isfinite(0 if ratio is None else ratio)
     except OSError as err:
         raise FrameLogError(f'{file} cannot be read ({err.strerror})') from err
-    except (ValueError, TypeError, KeyError, OverflowError) as err:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as err:
         raise FrameLogError(f'{file} is damaged ({type(err).__name__}: {err})') from err
     return dict(sidecar)
 
