@@ -309,12 +309,12 @@ def test_no_photograph_takes_the_labels_of_another_whatever_their_names(
     names = ('a.jpg', 'a.jpg.png', 'a.png.jpg', 'b c.png', 'b.c.png')
     pictures = tmp_path / 'pictures'
     pictures.mkdir()
-    for name, image in zip(names, images := random_images(len(names)), strict=True):
+    images = random_images(len(names))
+    for name, image in zip(names, images, strict=True):
         cv2.imwrite(str(pictures / name), image)
-    rows = [row_of(pictures, 'folder', '', k, cv2.imread(str(pictures / name)), file=name)
-            for k, name in enumerate(names)]
-    selection = make_selection(tmp_path / 'selection', tiny_bundle, rows)
-    assert export(selection, tmp_path / 'out', kind=kind) == 0
+    rows = [row_of(pictures, 'folder', '', k, images[k], file=names[k]) for k in range(len(names))]
+    make_selection(tmp_path / 'selection', tiny_bundle, rows)
+    assert export(tmp_path / 'selection', tmp_path / 'out', kind=kind) == 0
     found = read_back(tmp_path / 'out', kind)
     assert len(found) == len(images) and {'a', 'b_c', 'b.c'} < set(found)
     for stem, mask in found.items():

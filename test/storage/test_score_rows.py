@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import json
 import math
 import os
 from pathlib import Path
@@ -15,13 +16,14 @@ from score_tables import write_rows
 
 from uncertainty_seg.errors import TableError
 from uncertainty_seg.storage import score_rows
-from uncertainty_seg.storage import score_rows as score_schema
 from uncertainty_seg.storage.score_rows import (
     info_of,
     read_facts,
     read_info,
     read_rows,
+    schema_of,
     ScoreRow,
+    TABLE_KEY,
     TableInfo,
     unique_dives,
 )
@@ -138,11 +140,25 @@ def test_what_is_no_table_is_one_sentence(tmp_path: Path) -> None:
         read_rows(tmp_path)
 
 
-def test_a_table_of_a_later_version_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(('name', 'column'), [
+    ('width', None), ('share.fish', None), ('dive', [None]), ('phash', [1.5]), ('features', [[1]]),
+])
+def test_a_part_with_other_columns_is_one_sentence(
+    tmp_path: Path, name: str, column: list[Any] | None
 ) -> None:
-    monkeypatch.setattr(score_schema, 'VERSION', 99)
-    write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
-    monkeypatch.undo()
-    with pytest.raises(TableError, match='99'):
-        read_rows(tmp_path)
+    part = tmp_path / 'a.parquet'
+    write_rows(part, INFO, [row(1)])
+    table, at = parquet.read_table(part), parquet.read_schema(part).get_field_index(name)
+    kind = table.schema.field(at).type if column == [None] else None
+    parquet.write_table(table.remove_column(at) if column is None else table.set_column(
+        at, name, pyarrow.array(column, kind)), part)
+    with pytest.raises(TableError, match=f"a.parquet.*'{name}'"):
+        read_rows(part)
+
+
+def test_metadata_of_another_form_or_version_are_one_sentence() -> None:
+    whole = json.loads(schema_of(INFO).metadata[TABLE_KEY])
+    for raw in ('[1]', '{', *(json.dumps(whole | change) for change in (
+            {'palette': [1]}, {'class_names': None}, {'more': 1}, {'version': 99}))):
+        with pytest.raises(TableError, match='metadata|version 99'):
+            info_of(pyarrow.schema([], metadata={TABLE_KEY: raw}))

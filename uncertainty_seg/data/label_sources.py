@@ -235,13 +235,10 @@ def frames_of_selection(
 
 
 def _rows(file: Path) -> list[Row]:
-    try:
-        table = read_rows(file, _COLUMNS)
-        rows: list[Row] = table.to_pylist()
-        dives = unique_dives(table)
-    except KeyError as err:
-        raise TableError(f'{file} lacks {err}', 'a selection') from err
-    if rows and 'reason' not in rows[0]:
+    table = read_rows(file, _COLUMNS)
+    rows: list[Row] = table.to_pylist()
+    dives = unique_dives(table)
+    if rows and not {'reason', 'origin'} <= set(rows[0]):
         raise TableError(f'{file} is a score table', f'the {PARQUET} of a selection',
                          'run uncertainty_seg select on it first')
     if not rows:

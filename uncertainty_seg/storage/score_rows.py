@@ -103,20 +103,25 @@ def frame_key(source: str, topic: str, index: int, file: str | None = '') -> str
 
 
 def info_of(schema: Any) -> TableInfo:
-    """Read the metadata of a `pyarrow.Schema`; TableError if it is not of a score table."""
+    """Read the metadata of a `pyarrow.Schema`; TableError if they are of no score table."""
     raw = (schema.metadata or {}).get(TABLE_KEY)
     if raw is None:
         raise TableError('a Parquet file without the metadata of a score table',
                          'one that uncertainty_seg score wrote')
-    values = json.loads(raw)
-    version = values.pop('version', None)
-    if version != VERSION:
-        raise TableError(f'a score table of version {version}', str(VERSION),
-                         'score again with this version of uncertainty_seg')
-    for name in ('class_names', 'score_names'):
-        values[name] = tuple(values[name])
-    values['palette'] = tuple((r, g, b) for r, g, b in values['palette'])
-    return TableInfo(**values)
+    try:
+        values = json.loads(raw)
+        version = values.pop('version', None)
+        if version != VERSION:
+            raise TableError(f'a score table of version {version}', str(VERSION),
+                             'score again with this version of uncertainty_seg')
+        for name in ('class_names', 'score_names'):
+            values[name] = tuple(values[name])
+        values['palette'] = tuple((r, g, b) for r, g, b in values['palette'])
+        values['model'] = str(values['model'])
+        return TableInfo(**values)
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise TableError(f'metadata of a score table that are damaged ({err!s:.80})',
+                         'those that were written', 'score again') from err
 
 
 def schema_of(info: TableInfo) -> Any:
@@ -266,8 +271,15 @@ def read_keys(paths: Sequence[Path], keys: Sequence[str], columns: Sequence[str]
 
 
 def read_info(part: Path) -> TableInfo:
-    """Read the `TableInfo` of a part; errors as `info_of` and `read_rows`."""
-    return info_of(_opened(part, lambda parquet: parquet.schema_arrow))
+    """Read the `TableInfo` of a part; TableError if it lacks a column, and as `info_of`."""
+    schema = _opened(part, lambda parquet: parquet.schema_arrow)
+    info = info_of(schema)
+    for column in schema_of(info):
+        at = schema.get_field_index(column.name)
+        if at < 0 or schema.field(at).type != column.type:
+            raise TableError(f'{part} has no column {column.name!r:.80} of {column.type}',
+                             'a part as it was written', 'score its source again')
+    return info
 
 
 def read_facts(part: Path) -> dict[str, Any]:
@@ -304,6 +316,10 @@ def _read(
     names = None if columns is None else list(columns)
     most = foreign_files.most_expanded(part.stat().st_size)
     table = _opened(part, lambda parquet: _read_within(parquet, names, most, keep))
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if column.null_count:
+            raise TableError(f'{part} has rows without {name!r:.80}', 'values in all of them',
+                             'score its source again')
     # Without the facts, which hold for one part only.
     return table.replace_schema_metadata({TABLE_KEY: table.schema.metadata[TABLE_KEY]})
 
