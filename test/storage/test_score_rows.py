@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import replace
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -77,28 +76,6 @@ def test_what_made_a_table_comes_back(tmp_path: Path) -> None:
     write_rows(part, INFO, [row(0)], {'num_bad': 3, 'text': 'ä'})
     assert read_info(part) == INFO == info_of(read_rows(part, ['index']).schema)
     assert read_facts(part) == {'num_bad': 3, 'text': 'ä'}
-
-
-def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
-    for name in ('a', 'b'):
-        write_rows(tmp_path / f'{name}.parquet', INFO, map(row, range(9)), {'n': 9})
-    write_rows(tmp_path / 'c.parquet', INFO, [row(k, phash=k) for k in range(9)], {'n': 9})
-    a, b, c = (path.read_bytes() for path in sorted(tmp_path.glob('*.parquet')))
-    assert a == b != c
-
-
-def test_an_interrupted_part_leaves_the_old_one(tmp_path: Path) -> None:
-    part = tmp_path / 'a.parquet'
-    write_rows(part, INFO, [row(1)])
-
-    def rows() -> Any:
-        yield from map(row, range(2000))
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_rows(part, INFO, rows())
-    assert os.listdir(tmp_path) == ['a.parquet']
-    assert read_rows(part)['index'].to_pylist() == [1]
 
 
 def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: Path) -> None:
