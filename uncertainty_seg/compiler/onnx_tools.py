@@ -59,7 +59,26 @@ def load_model(path: str) -> onnx.ModelProto:
     except Exception as err:  # an unreadable file, or one outside the folder
         raise GraphError(f'the weights of {path} cannot be read ({first_line(err)})',
                          'the files it was saved with') from err
+    _sort_nodes(model.graph)
     return model
+
+
+def _sort_nodes(graph: onnx.GraphProto) -> None:
+    """Put each node behind those that it reads from; some converters append theirs at the end."""
+    made = {name for node in graph.node for name in node.output}
+    left, ordered, done = list(graph.node), [], set[str]()
+    while left:
+        late = []
+        for node in left:
+            if used_by(node) & made <= done:
+                ordered.append(node)
+                done.update(node.output)
+            else:
+                late.append(node)
+        if len(late) == len(left):
+            return  # in a circle, which the checker names
+        left = late
+    refill(graph.node, ordered)
 
 
 def session_of(model: onnx.ModelProto, level: str = 'ENABLE_ALL', threads: int = 0) -> Any:

@@ -34,6 +34,14 @@ def test_weights_in_a_file_beside_are_read(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run(load_model(str(external(tmp_path))))[0], run(net())[0])
 
 
+def test_nodes_of_a_file_may_come_in_any_order(tmp_path: Path) -> None:
+    sorted_ = make([N('Relu', ['x'], ['r']), N('Exp', ['r'], ['e']), N('Add', ['r', 'e'], ['y'])])
+    model = onnx.ModelProto.FromString(sorted_.SerializeToString())
+    onnx_tools.refill(model.graph.node, reversed(sorted_.graph.node))
+    (tmp_path / 'net.onnx').write_bytes(model.SerializeToString())
+    assert load_model(str(tmp_path / 'net.onnx')) == sorted_
+
+
 def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:
     path = external(tmp_path)
     (tmp_path / 'weights.bin').unlink()
