@@ -176,7 +176,9 @@ class SpeedGovernorNode(Node):
 
     def destroy_node(self) -> None:
         """Leave the ROS graph, which frees the node name."""
-        self._claim.close()
+        # From Kilted on, rclpy also destroys a node whose `__init__` raised before the claim.
+        if hasattr(self, '_claim'):
+            self._claim.close()
         super().destroy_node()
 
     def fall(self, reason: str) -> None:
