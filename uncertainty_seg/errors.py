@@ -27,7 +27,7 @@ The base class joins the three, so that all of them read alike.
 
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.util import find_spec
 from pathlib import Path
 import sys
@@ -121,6 +121,13 @@ class TrainingError(UncertaintySegError):
 
 class DivergedError(TrainingError):
     """The loss of a run is not a number."""
+
+
+def require_known(what: str, words: Iterable[object], known: Collection[str]) -> None:
+    """Raise ConfigError, which says what it is, if a word is none of those known."""
+    for word in words:
+        if word not in known:
+            raise ConfigError(f'{what} {word!r}', f'one of {", ".join(known)}')
 
 
 # A package as it is imported -> the extra of setup.py that installs it; a test compares them.

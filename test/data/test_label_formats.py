@@ -286,7 +286,6 @@ BAD: dict[str, Edit] = {
     'folder size': new_mask(np.zeros((HEIGHT, WIDTH + 1), np.uint8)),
     'folder id': new_mask(np.full((HEIGHT, WIDTH), 3, np.uint8)),
     'folder bytes': new_mask(b'x'), 'folder webp': new_mask(b'RIFF' + bytes(90)),
-    'folder 16 bits': new_mask(black_png(9, 9, 16, 6)),
     'folder colours': new_mask(black_png(9, 9, 8, 2)),
     'folder stranger': lambda f: (f / 'masks' / f'{STEM}.png').rename(f / 'masks' / 'other.png'),
     'folder link': lambda f: (f / 'masks' / 'far.png').symlink_to(f / 'masks' / f'{STEM}.png'),

@@ -151,6 +151,17 @@ def test_a_setting_out_of_range_is_refused_wherever_it_is_given(tiny_bundle: Pat
         us.Settings(passes=0)
     with pytest.raises(ConfigError, match='threads is -3'):
         us.replay('in_bag', 'out_bag', settings=us.Settings(threads=-3))
+    for call, word in (
+            # Anything but refuse and skip would count as a person's look.
+            (lambda: us.labels_import('a', 'b', 'coco', unchanged='no'), "'no'"),
+            (lambda: us.self_check(tiny_bundle, runs=1), '1 runs'),
+            (lambda: us.score([], 'table'), '0 inputs'),
+            (lambda: us.open_pipeline(tiny_bundle, temperature=-1.0), '-1.0')):
+        with pytest.raises(ConfigError, match=word):
+            call()
+    # What cv2.imread returns for a file that is missing.
+    with us.open_pipeline(tiny_bundle) as pipeline, pytest.raises(us.UncertaintySegError):
+        pipeline.process(None)
 
 
 def test_a_module_is_compiled_as_its_factory_is(tmp_path: Path) -> None:

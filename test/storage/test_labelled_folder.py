@@ -36,10 +36,6 @@ def test_the_blocks_of_suim_are_those_of_its_split_limits() -> None:
     assert len(set(read_blocks(recipes / 'suim.blocks.json', limits).tolist())) == 292
 
 
-def test_without_a_file_each_frame_is_alone() -> None:
-    assert read_blocks(None, ['a', 'b']).tolist() == ['a', 'b']
-
-
 @pytest.mark.parametrize(('name', 'text', 'words'), [
     ('b.json', '{"a": "dive"}', "no block for 'b' and 0 more"),
     ('b.json', '{"a": "dive", "a": "other", "b": "dive"}', "has the frame 'a' twice"),

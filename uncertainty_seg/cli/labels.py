@@ -77,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     Raises UncertaintySegError if an input is of an unknown kind, labels do not match the export,
     there is nothing to write, or OUT is not empty.
     """
-    _require_known('the format', [args.kind], FORMATS)
     {'export': _export, 'import': _import}[args.action](args)
     return 0
 
@@ -86,7 +85,6 @@ def _export(args: argparse.Namespace) -> None:
     from uncertainty_seg.data.label_sources import export_labels
     from uncertainty_seg.data.selection import LeftOut
 
-    _require_known('the reason', args.reasons, REASONS)
     if args.image_prefix and args.kind != 'label-studio':
         raise ConfigError(f'--image-prefix with the format {args.kind}', 'label-studio')
     left_out = LeftOut()
@@ -99,12 +97,6 @@ def _export(args: argparse.Namespace) -> None:
         'verb': 'labels', 'action': 'export', 'format': args.kind, 'out': args.out,
         'frames': len(rows), 'left_out': left_out.frames,
         'dives': len({row.dive for row in rows})})
-
-
-def _require_known(what: str, words: Sequence[str], known: Sequence[str]) -> None:
-    strange = [word for word in words if word not in known]
-    if strange:
-        raise ConfigError(f'{what} {strange[0]!r}', f'one of {", ".join(known)}')
 
 
 def _import(args: argparse.Namespace) -> None:

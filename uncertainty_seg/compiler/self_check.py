@@ -41,10 +41,11 @@ from uncertainty_seg.core.uncertainty import (
     sums_of_logits,
     UncertaintyMaps,
 )
-from uncertainty_seg.errors import ModelBundleError
+from uncertainty_seg.errors import ConfigError, ModelBundleError
 from uncertainty_seg.sim.scene import MAX_TRAINING_TURBIDITY, render_scene
 
 MEMORY_LIMIT_MB = 16.0
+FEWEST_RUNS = 4
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def self_check(
     from uncertainty_seg.backends.opening import as_bundle, checked_settings
     from uncertainty_seg.backends.registry import open_backend
 
+    if frames < 1 or runs < FEWEST_RUNS:
+        raise ConfigError(f'{frames} frames and {runs} runs', f'at least 1 and {FEWEST_RUNS}')
     settings = checked_settings(settings)
     bundle = as_bundle(bundle, trusted_keys=settings.trusted_keys)
     precision = precision_of(bundle.card, settings.precision)

@@ -47,6 +47,9 @@ def require_shape(
 
     `name` is the name of the array in the error.
     """
+    if not hasattr(array, 'shape'):
+        raise ShapeError(f'{name} is {type(array).__name__}', 'an array, which cv2.imread returns '
+                         'for a file that it can read')
     fits = len(array.shape) == len(shape) and all(
         want is None or want == have for want, have in zip(shape, array.shape, strict=True)
     )

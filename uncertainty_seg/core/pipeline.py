@@ -198,6 +198,8 @@ class Pipeline:
         source: PassSource | None = None,
         all_scores: bool = False,
     ) -> None:
+        if temperature is not None and not 0 < temperature < math.inf:
+            raise ConfigError(f'temperature {temperature}', 'a finite number above 0')
         self._bundle, self._clock = bundle, clock
         self._first_stale_s = settings.stale_timeout_s
         # One check for all cameras: a stale result may belong to another camera's image.

@@ -70,29 +70,16 @@ class FrameRow:
     """
     A row of the table of an export.
 
-    Attributes
-    ----------
-    stem, file : str
-        Name of its files without suffix, unique within an export; name of its image.
-    key : str
-        Its id in the source: that of a log, or ``SOURCE#TOPIC#INDEX`` with only the last part of
-        the source's path.
-    dive : str
-        Its dive; all frames of a dive are in one split.
-    stamp_ns : int
-        Stamp of the image in nanoseconds.
-    height, width : int
-        H, W in pixels.
-    reason : str
-        Why it was logged or selected.
-    score : float or None
-        Largest ratio of a score to its threshold; above 1 is not confident. None if unknown.
-    origin : str
-        How it was chosen for labelling, one of `review_record.ORIGINS`.
-    mask_sha256, image_sha256 : str
-        Digests of the exported mask, and of the image file.
-    split : str
-        Split of its labels, if that was decided when it was drawn; else empty.
+    `stem` names its files, without suffix and unique within an export, and `file` its image. `key`
+    is its id in the source: that of a log, or ``SOURCE#TOPIC#INDEX`` with only the last part of
+    the source's path. All frames of a `dive` are in one split. `stamp_ns` is the stamp of the
+    image in nanoseconds, `height` and `width` are in pixels.
+
+    `reason` says why it was logged or selected. `score` is its largest ratio of a score to its
+    threshold, above 1 not confident, None if unknown. `origin`, one of `review_record.ORIGINS`,
+    says how it was chosen for labelling. `mask_sha256` and `image_sha256` are digests of the
+    exported mask and of the image file. `split` is that of its labels, if that was decided when
+    it was drawn; else empty.
 
     """
 

@@ -34,7 +34,7 @@ from uncertainty_seg.data.label_frames import (
     write_classes,
     write_mask,
 )
-from uncertainty_seg.errors import ConfigError, DatasetError
+from uncertainty_seg.errors import ConfigError, DatasetError, require_known
 from uncertainty_seg.storage.foreign_files import as_paths
 from uncertainty_seg.storage.labelled_folder import read_mask
 from uncertainty_seg.storage.progress import progress
@@ -115,9 +115,11 @@ def import_labels(
     DatasetError
         If labels do not match the export, are refused or missing, or `out` is not empty.
     ConfigError
-        If the shares are invalid.
+        If the format, `unchanged` or the shares are invalid.
 
     """
+    require_known('the format', [kind], READERS)
+    require_known('unchanged', [unchanged], (REFUSE, ACCEPT, SKIP))
     labels, out = as_paths(labels), Path(out)
     for place in labels:
         if not place.exists():

@@ -22,7 +22,7 @@ from typing import Any
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.image_codec import ImageFile
 from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.data.label_formats import write_export
+from uncertainty_seg.data.label_formats import write_export, WRITERS
 from uncertainty_seg.data.label_frames import (
     decoded,
     encoded_png,
@@ -35,11 +35,17 @@ from uncertainty_seg.errors import (
     ConfigError,
     DatasetError,
     FrameLogError,
+    require_known,
     TableError,
     UncertaintySegError,
 )
 from uncertainty_seg.storage.foreign_files import as_paths
-from uncertainty_seg.storage.frame_log.format import FRAMES_FOLDER, iter_frames, LoggedFrame
+from uncertainty_seg.storage.frame_log.format import (
+    FRAMES_FOLDER,
+    iter_frames,
+    LoggedFrame,
+    REASONS,
+)
 from uncertainty_seg.storage.frame_sources import SourceFrame, Whereabouts
 from uncertainty_seg.storage.labelled_folder import class_table, ClassTable, require_ids
 from uncertainty_seg.storage.progress import progress
@@ -94,6 +100,8 @@ def export_labels(
         If an input is of an unknown kind, nothing can be exported, or `out` is not empty.
 
     """
+    require_known('the format', [kind], WRITERS)
+    require_known('the reason', reasons, REASONS)
     inputs, out = as_paths(inputs), Path(out)
     selections = [path for path in inputs
                   if path.suffix == '.parquet' or (path / PARQUET).is_file()]

@@ -196,6 +196,9 @@ def score(
     """
     require_libraries('pyarrow', *(['ray'] if ray else []))
     paths = [inputs] if isinstance(inputs, (str, Path)) else inputs
+    if min(len(paths), stride, workers) < 1:
+        raise ConfigError(f'{len(paths)} inputs, stride {stride}, {workers} workers',
+                          'at least 1 of each')
     settings = _shared_out(checked_settings(settings), workers, is_cluster=bool(ray))
     table, broken, unread = Path(table), list[str](), list[str]()
     sources = find_sources([Path(path) for path in paths], topics, broken, dive.strip(), unread)

@@ -35,24 +35,13 @@ MOST_COMPARED = 20_000
 @dataclass(frozen=True)
 class Candidates:
     """
-    Frames to choose from, a row each.
+    Frames to choose from, a row each; all arrays have the shape (n,), features (n, D).
 
-    Attributes
-    ----------
-    keys : ndarray of str, shape (n,)
-        Identifier of each frame; the lots are drawn from these.
-    dives : ndarray of str, shape (n,)
-        The dive of each.
-    scores : ndarray of float64, shape (n,)
-        Larger for more uncertainty; NaN for a frame that could not be scored.
-    hashes : ndarray of uint64, shape (n,), or None
-        Perceptual hashes.
-    features : ndarray of float32, shape (n, D), or None
-        From `likeness.frame_features`; NaN where there are none.
-    times_s : ndarray of float64, shape (n,), or None
-        When each was taken, in seconds of its dive's clock.
-    is_video : ndarray of bool, shape (n,), or None
-        Whether each is of a video, in which neighbours look alike; None if all are.
+    `keys` identify the frames, and the lots are drawn from these. `scores` are larger for more
+    uncertainty, and NaN for a frame that could not be scored. `hashes` are perceptual hashes,
+    `features` those of `likeness.frame_features`, NaN where there are none. `times_s` is when each
+    was taken, in seconds of its dive's clock. `is_video` says whether each is of a video, in which
+    neighbours look alike; None if all are.
 
     """
 
