@@ -30,17 +30,11 @@ DRAWS = 500
 @dataclass(frozen=True)
 class Interval:
     """
-    A figure and its confidence interval.
+    A figure, `value`, and its confidence interval over `num_blocks` blocks.
 
-    Attributes
-    ----------
-    value : float
-        The figure of the original data.
-    lower, upper : float
-        The central 95 % of the draws; NaN if fewer than half of the draws have a value, or there
-        is only one block, so that all draws are equal.
-    num_blocks : int
-        Number of blocks drawn from; below about 20 the interval is only a rough indication.
+    `lower` and `upper` bound the central 95 % of the draws; NaN if fewer than half of the draws
+    have a value, or there is only one block, so that all draws are equal. Below about 20 blocks
+    the interval is only a rough indication.
 
     """
 
