@@ -148,6 +148,9 @@ WAYS = {
         {'s': ints(2, 2, 6), 'k': floats(2, 3, 6), 'back': ints(1, 4, 3)}),
     'gather behind the batch': (
         [drop('x', 'd'), NODE('Gather', ['d', 'i'], ['y'], axis=1)], (1, 4, 6), {'i': ints(2, 0)}),
+    'rows of a table, by drawn numbers': (
+        [drop('x', 'd'), NODE('ArgMax', ['d'], ['i'], axis=2, keepdims=0),
+         NODE('Gather', ['k', 'i'], ['y'])], (1, 4, 6), {'k': floats(6, 5)}),
     'points in front of the batch': (
         [NODE('Transpose', ['x'], ['t'], perm=[1, 2, 0]), drop('t', 'd'),
          NODE('GatherND', ['d', 'i'], ['g']), NODE('Transpose', ['g'], ['y'], perm=[1, 0])],

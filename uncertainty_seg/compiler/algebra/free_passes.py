@@ -507,9 +507,12 @@ def _sliced(view: View) -> PassesAxis:
 
 
 def _gathered(view: View) -> PassesAxis:
-    axis = view.first
-    shape = view.shape(view.node.input[0])
+    data, indices = view.node.input
+    shape = view.shape(data)
     along = attribute(view.node, 'axis', 0) % len(shape)
+    if data not in view.axes:  # a table that is the same in all passes
+        return view.axes[indices].at(along + view.axes[indices].axis)
+    axis = view.first
     if along == axis.axis:
         raise Lost('it picks one entry of the batch')
     grown = len(view.shape(view.node.input[1])) - 1
