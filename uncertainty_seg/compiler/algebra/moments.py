@@ -209,19 +209,15 @@ def _by_channel(
 
 
 def matrix(node: onnx.NodeProto, inputs: Sequence[Moments | str], write: MomentWriter) -> Moments:
-    """Return the moments of MatMul or Gemm; two random factors are treated as independent."""
+    """Return the moments of MatMul or Gemm, of which one factor is random."""
     first, second = inputs[:2]
     means = [x if isinstance(x, str) else x.mean for x in inputs]
     out = node.output[0]
     mean = write.twin(node, means, out)
-    if node.op_type == 'Gemm' and (isinstance(first, str) or not isinstance(second, str)):
+    is_random = isinstance(first, Moments), isinstance(second, Moments)
+    if all(is_random) or node.op_type == 'Gemm' and is_random != (True, False):
         raise unknown(node, ' with random weights')
-    if isinstance(first, str) and isinstance(second, Moments):
-        factors = [write.square(first), second.variance]
-    elif isinstance(first, Moments) and isinstance(second, str):
-        factors = [first.variance, write.square(second)]
-    elif isinstance(first, Moments) and isinstance(second, Moments):
-        return Moments(mean, _random_product(node, first, second, write))
+    factors = [write.square(x) if isinstance(x, str) else x.variance for x in (first, second)]
     variance = write.twin(node, factors, f'{out}_variance')
     alpha = attribute(node, 'alpha', 1.0) if node.op_type == 'Gemm' else 1.0
     if alpha != 1.0:
@@ -232,7 +228,7 @@ def matrix(node: onnx.NodeProto, inputs: Sequence[Moments | str], write: MomentW
 def _random_product(
     node: onnx.NodeProto, first: Moments, second: Moments, write: MomentWriter
 ) -> str:
-    """Return the variance of an elementwise or matrix product of two random tensors."""
+    """Return the variance of an elementwise product of two random tensors."""
     out = node.output[0]
     power = write.node('Add', [second.variance, write.square(second.mean)], f'{out}_power')
     parts = [write.twin(node, [first.variance, power], f'{out}_first'),
@@ -302,12 +298,6 @@ def _averaged_elements(node: onnx.NodeProto, write: MomentWriter) -> NDArray[np.
         shape[2 + axis] = -1
         counts = counts * inside.reshape(shape)
     return counts
-
-
-def reduce_sum(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
-    """Return the moments of ReduceSum; its elements are treated as independent."""
-    mean = write.twin(node, [x.mean, *node.input[1:]], node.output[0])
-    return Moments(mean, write.twin(node, [x.variance, *node.input[1:]], f'{mean}_variance'))
 
 
 # -------------------------------------------------------------------------------------------------
@@ -552,27 +542,6 @@ def _replayed(
     return names[nodes[-1].output[0]]
 
 
-def softmax(node: onnx.NodeProto, x: Moments, write: MomentWriter) -> Moments:
-    """
-    Return the moments of Softmax inside a network, linearised at the mean.
-
-    For independent elements the variance is p_i^2 ((1 - 2 p_i) v_i + sum_j p_j^2 v_j).
-    """
-    out = node.output[0]
-    p = write.twin(node, [x.mean], out)
-    axis = write.constant(f'{out}_axis', [attribute(node, 'axis', -1)], np.int64)
-    squared = write.square(p)
-    total = write.node('ReduceSum', [
-        write.node('Mul', [squared, x.variance], f'{out}_weighed'), axis], f'{out}_total',
-        keepdims=1)
-    own = write.node('Sub', [write.constant(f'{out}_one', 1.0), write.scaled(
-        p, 2.0, f'{out}_twice')], f'{out}_own')
-    inner = write.node('Add', [write.node('Mul', [own, x.variance], f'{out}_self'), total],
-                       f'{out}_inner')
-    # Never negative, since (1 - 2p) + p^2 is a square.
-    return Moments(p, write.node('Mul', [squared, inner], f'{out}_variance'), x.is_shared)
-
-
 # -------------------------------------------------------------------------------------------------
 # Moments through MaxPool, computed from one shifted copy for each place in the window.
 
@@ -669,10 +638,9 @@ _Rule = Callable[[onnx.NodeProto, Moments, MomentWriter], Moments]
 _RULES: dict[str, _Rule] = {
     'Conv': conv, 'ConvTranspose': conv, 'BatchNormalization': batch_norm,
     'AveragePool': average, 'GlobalAveragePool': average,
-    'ReduceMean': average, 'ReduceSum': reduce_sum, 'Resize': resize,
+    'ReduceMean': average, 'Resize': resize,
     'MaxPool': max_pool, 'Relu': relu, 'LeakyRelu': leaky_relu,
     'PRelu': leaky_relu, 'Clip': clip,
-    'Softmax': softmax,
 }
 _LAYOUT = ('Identity', 'Cast', 'Transpose', 'Reshape', 'Flatten', 'Squeeze', 'Unsqueeze', 'Slice',
            'Split', 'Pad', 'Expand', 'Tile', 'Gather', 'DepthToSpace', 'SpaceToDepth')
