@@ -97,6 +97,10 @@ WAYS = {
     'squeeze of the batch': (
         [drop('x', 'd'), NODE('Squeeze', ['d', 'a'], ['q']), NODE('Relu', ['q'], ['r']),
          NODE('Unsqueeze', ['r', 'a'], ['y'])], (1, 4, 6), {'a': ints(0)}),
+    'channels of windows, merged with the batch': (
+        [NODE('Reshape', ['x', 's'], ['w']), drop('w', 'd', 'channel'),
+         NODE('Reshape', ['d', 'back'], ['y'])], (1, 4, 6),
+        {'s': ints(2, 2, 6), 'back': ints(1, 4, 6)}),
     'join of drawn and same': (
         [drop('x', 'd'), NODE('Concat', ['x', 'd', 'x'], ['y'], axis=1)], (1, 4, 6), {}),
     'samples at a fixed grid': (

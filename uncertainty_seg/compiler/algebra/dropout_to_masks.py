@@ -183,10 +183,11 @@ def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
     full = shape if not axis.is_alone else (*shape[:axis.axis], *shape[axis.axis + 1:])
     if kind == 'element':
         return full
-    if axis != PassesAxis(0):
+    if axis.axis:
         raise GraphError(f'dropout {name!r} drops channels of a tensor of shape {shape}',
                          'the batch on axis 0')
-    return (shape[1], *(1,) * (len(shape) - 2))
+    same = len(shape) - 2  # axes along which a channel has one value
+    return (*full[:len(full) - same], *(1,) * same)
 
 
 def _lay_out(name: str, sizes: list[int], axis: PassesAxis, write: NodeWriter) -> str:
