@@ -182,6 +182,7 @@ LOGITS: dict[str, End] = {
     'clamped far out': lambda x, z: z.clamp(-50, 50),
     'a gate': lambda x, z: z * z.flip(1).sigmoid(),
     'gelu': lambda x, z: F.gelu(z),
+    'beside an image that is written to': lambda x, z: z + x.mul_(2),
     'small as they are': lambda x, z: z / 100,
     'cosines to the classes': lambda x, z: F.conv2d(
         F.normalize(z, dim=1), 2 * torch.linspace(-1, 2, 9).sin().view(3, 3, 1, 1)),

@@ -103,9 +103,9 @@ class UntouchedNet:
     def _run(self, net: nn.Module, image: Tensor) -> Array:
         with torch.no_grad():
             with watch(net) as seen:
-                outputs = named_outputs(net(image))
+                outputs = named_outputs(net(image.clone()))  # it may write to it
             if not seen.drops and not in_training(net):  # eval() alone switches all dropout off
-                outputs = named_outputs(net(image))
+                outputs = named_outputs(net(image.clone()))
         return _planes(outputs, self._form)
 
 
@@ -127,7 +127,7 @@ class OwnPasses:
         given, number = torch.from_numpy(image.copy()), itertools.count(seed << 20)
         while True:
             with own_randomness(next(number)), torch.no_grad():
-                outputs = self._drawn(given)
+                outputs = self._drawn(given.clone())
             yield _planes(outputs, self._form)
 
     def _drawn(self, image: Tensor) -> dict[str, Tensor]:
