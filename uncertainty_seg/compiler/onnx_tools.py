@@ -60,6 +60,8 @@ def load_model(path: str) -> onnx.ModelProto:
         raise GraphError(f'the weights of {path} cannot be read ({first_line(err)})',
                          'the files it was saved with') from err
     _sort_nodes(model.graph)
+    for node in model.graph.node:
+        node.name = node.name or node.output[0]  # sentences name nodes
     return model
 
 

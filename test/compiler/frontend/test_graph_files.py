@@ -39,7 +39,7 @@ def test_nodes_of_a_file_may_come_in_any_order(tmp_path: Path) -> None:
     model = onnx.ModelProto.FromString(sorted_.SerializeToString())
     onnx_tools.refill(model.graph.node, reversed(sorted_.graph.node))
     (tmp_path / 'net.onnx').write_bytes(model.SerializeToString())
-    assert load_model(str(tmp_path / 'net.onnx')) == sorted_
+    assert [n.name for n in load_model(str(tmp_path / 'net.onnx')).graph.node] == ['r', 'e', 'y']
 
 
 def test_a_missing_file_of_weights_is_named(tmp_path: Path) -> None:

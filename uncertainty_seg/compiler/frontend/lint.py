@@ -84,7 +84,8 @@ def _require_known(node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
     where = f'node {node.name!r} is {node.op_type}'
     if node.op_type in RANDOM_OPS and not is_dropout(node):
         raise GraphError(f'{where}, random numbers, which differ between runtimes',
-                         'dropout', 'express it as dropout, or export the network without it')
+                         'dropout', 'express it as dropout, compile the torch network itself, or '
+                         'export it without')
     if node.op_type in _CONTROL_FLOW:
         inside = sorted({inner.op_type for graph in subgraphs(node) for inner in every_node(
             onnx.ModelProto(graph=graph)) if inner.op_type in RANDOM_OPS})
