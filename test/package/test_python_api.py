@@ -143,16 +143,12 @@ def test_a_bundle_without_calibration_runs_without_a_promise_where_that_is_asked
 
 
 def test_a_setting_out_of_range_is_refused_wherever_it_is_given(tiny_bundle: Path) -> None:
-    with pytest.raises(ConfigError, match='threads is -3'):
-        us.open_pipeline(tiny_bundle, us.Settings(threads=-3))
-    with pytest.raises(ConfigError, match="unknown parameter 'speed'"):
-        us.open_pipeline(tiny_bundle, speed=3)
-    with pytest.raises(ConfigError, match='passes is 0'):
-        us.Settings(passes=0)
-    with pytest.raises(ConfigError, match='threads is -3'):
-        us.replay('in_bag', 'out_bag', settings=us.Settings(threads=-3))
+    wrong = us.Settings(threads=-3)
     for call, word in (
-            # Anything but refuse and skip would count as a person's look.
+            (lambda: us.open_pipeline(tiny_bundle, wrong), 'threads is -3'),
+            (lambda: us.replay('in_bag', 'out_bag', settings=wrong), 'threads is -3'),
+            (lambda: us.open_pipeline(tiny_bundle, speed=3), "unknown parameter 'speed'"),
+            (lambda: us.Settings(passes=0), 'passes is 0'),
             (lambda: us.labels_import('a', 'b', 'coco', unchanged='no'), "'no'"),
             (lambda: us.self_check(tiny_bundle, runs=1), '1 runs'),
             (lambda: us.score([], 'table'), '0 inputs'),

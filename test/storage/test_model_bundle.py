@@ -45,8 +45,14 @@ def test_no_bundle_at_all_names_the_shipped_ones(tmp_path: Path) -> None:
         find_bundle('seabass')
     with pytest.raises(ModelBundleError, match='card.json'):
         find_bundle(str(tmp_path))
-    with pytest.raises(UnknownModelError, match='nobody_here'):
-        find_bundle('~nobody_here/bundle')
+    for name in ('~nobody_here/bundle', 'x' * 300):
+        with pytest.raises(ModelBundleError, match=name[-9:]):
+            find_bundle(name)
+    trunk = make_tiny_bundle(tmp_path / 'tiny') / 'trunk.onnx'
+    trunk.unlink()
+    trunk.symlink_to('/proc/self/mem')  # which the system refuses to read
+    with pytest.raises(ModelBundleError, match='cannot be read'):
+        load_bundle(tmp_path / 'tiny')
 
 
 def test_a_name_is_never_that_of_two_bundles(

@@ -95,6 +95,18 @@ def shipped_bundles() -> dict[str, Path]:
     return found
 
 
+@contextmanager
+def _as_bundle_error() -> Iterator[None]:
+    # No restart may read what this user may not, and some would try for ever.
+    try:
+        yield
+    except OSError as err:
+        raise ModelBundleError(f'{err.filename or "a file of the bundle"} cannot be read '
+                               f'({why(err)})', 'a folder and files that this user may read',
+                               'look at the permissions of the whole path') from err
+
+
+@_as_bundle_error()
 def find_bundle(name_or_path: str | Path) -> Path:
     """
     Find the folder of a bundle by the name of a shipped one ('pipeline'), or by its path.
@@ -127,6 +139,7 @@ def lasting_name(name_or_path: str | Path) -> str:
     return str(path.absolute()) if (path / CARD_FILE).is_file() else str(name_or_path)
 
 
+@_as_bundle_error()
 def load_bundle(
     name_or_path: str | Path, has_calibration: bool = True, trusted_keys: Sequence[str] = (),
 ) -> ModelBundle:

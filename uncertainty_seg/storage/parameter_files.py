@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 import difflib
-from os.path import expanduser
+from os.path import expanduser, isdir, isfile
 from pathlib import Path
 import re
 from typing import Any
@@ -87,8 +87,8 @@ def read_parameter_file(path: str) -> ParameterFile:
     import yaml
 
     place = Path(expanduser(path))
-    if not place.is_file():
-        is_what = 'a folder' if place.is_dir() else 'not there'
+    if not isfile(place):  # False also where this user may not look
+        is_what = 'a folder' if isdir(place) else 'not there'
         raise ConfigError(f'parameter file {path} is {is_what}', 'a file',
                           'params_file and --params-file take its path')
     try:
