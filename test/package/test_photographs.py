@@ -2,22 +2,21 @@
 """
 The shipped `suim` bundle on real photographs, through the pipeline.
 
-It was trained on all of these photographs, while its published figures are cross-validated on
-three folds. Results here must not be worse; they only show that the files are intact.
+Of `suim_dev` only the 360 photographs that its networks have not seen are used. Its thresholds
+were fitted on 300 of them: the results show that the files are those that were measured.
 
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 import pytest
 
 from uncertainty_seg.backends.registry import open_backend
 from uncertainty_seg.calibration.labelled_pairs import bgr_pairs
-from uncertainty_seg.calibration.stats.evaluation import evaluate, Evaluation
+from uncertainty_seg.calibration.stats.evaluation import evaluate
+from uncertainty_seg.core.calibration import image_digest
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.storage.labelled_folder import load_folder
@@ -30,35 +29,32 @@ def suim() -> Pipeline:
     return Pipeline(bundle, open_backend('onnxruntime', bundle, Settings()), Settings())
 
 
-@pytest.fixture(scope='module')
-def found(suim: Pipeline, shared_data: Path) -> Evaluation:
-    data = load_folder(shared_data / 'suim_dev', 'val')
-    return evaluate(suim, bgr_pairs(load_bundle('suim'), data))
-
-
 @pytest.mark.release
-def test_known_photographs_are_segmented_better_than_unseen_ones(found: Evaluation) -> None:
-    metrics = load_bundle('suim').card.metrics
-    assert found.mean_iou > metrics['mean_iou'] >= 0.5
-    assert found.accuracy > metrics['pixel_accuracy']
-    assert found.ece <= 0.06
-    assert found.error_auroc['entropy'] >= metrics['error_auroc_entropy'] - 0.02
-
-
-def test_known_photographs_are_within_the_limits_and_foreign_ones_are_not(
-    suim: Pipeline, found: Evaluation, shared_data: Path
+def test_the_figures_of_the_card_hold_on_photographs_that_were_not_trained_on(
+    suim: Pipeline, shared_data: Path
 ) -> None:
-    """Test at alpha 0.05; the feature layer was chosen with half of these images."""
-    foreign = [cv2.imread(str(p)) for p in sorted((shared_data / 'ood_dev').rglob('*.jpg'))]
-    scores = [suim.measure(image, 0).scores for image in foreign]
-    limits, metrics = suim.thresholds, load_bundle('suim').card.metrics
+    card, splits = suim.card, (load_folder(shared_data / 'suim_dev', s) for s in ('train', 'val'))
+    unseen = [pair for data in splits for pair in bgr_pairs(load_bundle('suim'), data)
+              if image_digest(pair[0]) not in card.seen_images]
+    assert len(unseen) == 360
+    found, said = evaluate(suim, unseen), card.metrics
+    assert found.mean_iou == pytest.approx(said['mean_iou'], abs=0.02)
+    assert found.accuracy == pytest.approx(said['pixel_accuracy'], abs=0.01)
+    assert found.ece <= 0.02
+    assert found.error_auroc['entropy'] == pytest.approx(said['error_auroc_entropy'], abs=0.01)
+    within = [found.scores[name] <= limit for name, limit in suim.thresholds.items()]
+    assert np.all(within, axis=0).mean() == pytest.approx(said['halves_accepted_0.05'], abs=0.03)
 
-    def accepted(by_name: Mapping[str, NDArray[np.float64]]) -> float:
-        return float(np.all([by_name[n] <= limit for n, limit in limits.items()], axis=0).mean())
 
-    strange = {name: np.array([one[name] for one in scores]) for name in limits}
-    assert accepted(found.scores) >= metrics['halves_accepted_0.05'] - 0.05
-    assert accepted(strange) <= 0.03
+def test_at_most_three_of_a_hundred_foreign_photographs_are_accepted(
+    suim: Pipeline, shared_data: Path
+) -> None:
+    places = sorted((shared_data / 'ood_dev').rglob('*.jpg'))
+    scores = [suim.measure(np.asarray(cv2.imread(str(place)), np.uint8), 0).scores
+              for place in places]
+    accepted = [all(one[name] <= limit for name, limit in suim.thresholds.items())
+                for one in scores]
+    assert len(places) >= 90 and sum(accepted) <= 0.03 * len(places)
 
 
 @pytest.mark.release
