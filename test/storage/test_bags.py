@@ -108,14 +108,6 @@ def test_every_message_type_comes_back(tmp_path: Path, storage: str) -> None:
     assert header_stamp_ns(found['/status']) == START_NS + 10**8
 
 
-@both_storages
-def test_same_messages_give_same_bytes_under_any_name(tmp_path: Path, storage: str) -> None:
-    first = files_of(write_everything(tmp_path / 'first', storage))
-    second = files_of(write_everything(tmp_path / 'deep' / 'second_with_a_long_name', storage))
-    assert sorted(first) == sorted(second) and len(first) == 2
-    assert first == second
-
-
 def test_an_mcap_bag_is_what_rosbag2_writes_to_the_readers_of_rosbags_and_mcap(
     tmp_path: Path
 ) -> None:
