@@ -313,7 +313,7 @@ def test_what_is_no_export_is_one_sentence(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DatasetError):
         list(READERS[kind](tmp_path / 'empty', read_table(tmp_path / 'out')))
     with pytest.raises(DatasetError, match='empty'):
-        read_table(find_table(tmp_path / 'empty', tmp_path / 'empty'))
+        read_table(find_table(tmp_path / 'empty', str(tmp_path / 'empty')))
 
 
 def test_more_regions_than_a_frame_has_are_refused(

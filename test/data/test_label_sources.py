@@ -22,6 +22,7 @@ pytest.importorskip('pycocotools', reason='pycocotools is not installed: no labe
 pa = pytest.importorskip('pyarrow', reason='pyarrow is not installed: no selection')
 pq = pytest.importorskip('pyarrow.parquet')
 
+import uncertainty_seg as us  # noqa: E402
 from uncertainty_seg.cli import labels as labels_verb  # noqa: E402
 from uncertainty_seg.cli.main import main  # noqa: E402
 from uncertainty_seg.core.arrays import ImageU8  # noqa: E402
@@ -404,6 +405,7 @@ def test_a_selection_is_exported_where_its_sources_are_now(
     shutil.copytree(tmp_path / 'disk' / 'b' / 'bag', tmp_path / 'disk' / 'bag')
     said = sent('selection', '--root', tmp_path / 'disk')
     assert (said['dives'], said['left_out']) == (1, 1)
+    assert len(us.labels_export('../selection', out, 'coco', root=str(tmp_path / 'disk'))) == 1
     assert 'nowhere' in refused(capsys, export(tmp_path / 'selection', out, '--root', 'nowhere'))
 
 

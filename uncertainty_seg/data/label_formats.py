@@ -134,10 +134,10 @@ def new_folder(out: Path) -> Iterator[Path]:
                            'make room, or name another folder; nothing was written') from err
 
 
-def find_table(labels: Path, frames: Path | None) -> Path:
+def find_table(labels: Path, frames: Path | str | None) -> Path:
     """Return the folder with frames.json: `frames`, or else the labels or a folder above."""
     if frames is not None:
-        return frames
+        return Path(frames)
     around = (labels, labels.parent, labels.parent.parent)
     return next((place for place in around if (place / TABLE_FILE).is_file()), labels.parent)
 

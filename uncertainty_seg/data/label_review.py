@@ -84,7 +84,8 @@ class ImportSummary:
 
 def import_labels(
     labels: Path | str | Sequence[Path | str], out: Path | str, kind: str, *,
-    frames: Path | None = None, unchanged: str = REFUSE, shares: Mapping[str, float] = SHARES,
+    frames: Path | str | None = None, unchanged: str = REFUSE,
+    shares: Mapping[str, float] = SHARES,
 ) -> ImportSummary:
     """
     Write corrected labels, with the images of their export, as a folder to train on.
@@ -97,7 +98,7 @@ def import_labels(
         A new folder.
     kind : str
         Format of the labels, a key of `label_formats.READERS`.
-    frames : Path, optional
+    frames : Path or str, optional
         Folder of the export; by default that of the first labels or one around it.
     unchanged : str
         What to do if frames are neither corrected nor marked as finished: 'refuse' the import;

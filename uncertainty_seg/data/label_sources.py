@@ -66,7 +66,7 @@ _COLUMNS = ('frame_key', 'dive', 'run', 'source', 'kind', 'topic', 'index', 'sta
 
 def export_labels(
     inputs: Path | str | Sequence[Path | str], out: Path | str, kind: str, *,
-    reasons: Sequence[str] = (), image_prefix: str = '', root: Path | None = None,
+    reasons: Sequence[str] = (), image_prefix: str = '', root: Path | str | None = None,
     left_out: LeftOut | None = None,
 ) -> list[FrameRow]:
     """
@@ -84,7 +84,7 @@ def export_labels(
         For logs: only frames that were logged for one of these reasons; empty for all.
     image_prefix : str
         For 'label-studio': address of the images up to their names; empty: inside the tasks.
-    root : Path, optional
+    root : Path or str, optional
         New folder of the bundle and the sources of a selection, if they were moved.
     left_out : LeftOut, optional
         Receives what is not exported, and why.
@@ -221,7 +221,7 @@ def _reason(sidecar: Mapping[str, Any]) -> str:
 
 
 def frames_of_selection(
-    path: Path, left_out: LeftOut, root: Path | None = None,
+    path: Path, left_out: LeftOut, root: Path | str | None = None,
 ) -> tuple[ClassTable, Iterator[LabelFrame], int]:
     """
     Open a selection; its masks are computed again.
@@ -232,7 +232,7 @@ def frames_of_selection(
     missing or is not the one that scored it.
     """
     file = path / PARQUET if path.is_dir() else path
-    places = Whereabouts(file, root)
+    places = Whereabouts(file, None if root is None else Path(root))
     info = read_info(file)
     rows = _rows(file)
     pipeline = open_model(info, places.find_bundle(info.model))
