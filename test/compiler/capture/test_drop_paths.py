@@ -72,7 +72,7 @@ class Compares(nn.Module):
 ROW = (1, 1, 1, 1)
 PROVEN = {
     'a row of its own': (Drops(0.3, of_rows), 0.3, ROW),
-    'a batch of one fate': (Drops(0.3, of_batch), 0.3, (1,)),
+    'a batch of one fate': (Drops(0.3, of_batch), 0.3, (1, 1)),
     'p is kept': (Drops(0.8, of_rows, lambda p: p), 0.2, ROW),
     'rarely dropped': (Drops(0.002, of_rows), 0.002, ROW),
     'a channel of its own': (Drops(0.3, of_channels), 0.3, (1, 4, 1, 1)),
@@ -85,6 +85,8 @@ PROVEN = {
                  0.3, ROW),
     'in place, uniform': (Compares(lambda x: x / 0.7 * x.new_empty(1, 1, 1, 1).uniform_().add_(
         0.7).floor_()), 0.3, ROW),
+    'axes added': (Compares(lambda x: x / 0.75 * torch.bernoulli(torch.full((1, 4), 0.75))[
+        ..., None, None]), 0.25, (1, 4)),
     'halves': (Compares(lambda x: halves(x)), 0.5, ROW),
 }
 

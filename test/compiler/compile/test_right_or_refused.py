@@ -76,13 +76,15 @@ RIGHT = {
     'in place, of a view': (lambda: on_a_view, 0.0),
     'compared by hand': (lambda: lambda x, t: x * (torch.rand_like(x) > 0.4) / 0.6 if t else x,
                          0.3),
+    'one number for all': (lambda: lambda x, t: torch.where(torch.rand(()) < 0.7, x / 0.7, 0 * x)
+                           if t else x, 0.0),
     'spectral norm': (lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, 1, 1)),
                       0.3),
     'spectral norm, by a hook': (lambda: nn.utils.spectral_norm(nn.Conv2d(8, 8, 3, 1, 1)), 0.3),
     'rfft2': (lambda: through_frequencies, 0.3), 'complex': (lambda: by_complex_numbers, 0.3),
     'scripted function': (lambda: lambda x, t: swish(x), 0.3),
 }
-QUICK = ('AlphaDropout', 'spectral norm', 'compared by hand')
+QUICK = ('AlphaDropout', 'spectral norm', 'compared by hand', 'one number for all')
 
 
 @pytest.mark.parametrize('name', [

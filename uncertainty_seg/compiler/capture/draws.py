@@ -74,7 +74,9 @@ class OwnDraws:
 
     def kept(self, shape: Iterable[int], keep: float | None, dtype: torch.dtype) -> Tensor:
         """Return drawn ones (with probability `keep`) and zeros."""
-        sides = tuple(shape) or (1,)  # the pass dimension needs an axis
+        sides = tuple(shape)
+        if sides in ((), (1,)):  # the passes need an axis, and the mask one beside it
+            sides = (1, 1)
         mask, p = self._make_mask(sides, None if keep is None else 1 - keep, dtype)
         return self._noted(mask * (1 - p), _Kept(mask, 1 - p))
 
@@ -144,7 +146,7 @@ def _of_kept(
 ) -> tuple[Any, _Kept | None]:
     """Compute operations on booleans with zeros and ones."""
     number = _number(rest)
-    if stem in _CHOICES:
+    if stem in _CHOICES and (stem != '__getitem__' or list(tensors(rest))):
         raise NoMaskError
     if stem == 'bool' or any(value is torch.bool for value in rest):
         return x, own
@@ -152,6 +154,7 @@ def _of_kept(
         result = 1 - x
         return result, _Kept(result, 1.0)
     if stem == 'where' and len(rest) == 2:
+        x = _aligned(x, rest[0])
         return x * rest[0] + (1 - x) * rest[1], None
     if stem == 'mul' and rest and isinstance(rest[0], Tensor):
         return _aligned(x, rest[0]) * rest[0], None
