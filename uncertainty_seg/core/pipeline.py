@@ -424,14 +424,16 @@ class Pipeline:
 
     def process(self, image_bgr: ImageU8, stamp_ns: int = 0) -> FrameResult:
         """
-        Run the network and judge the frame.
+        Run the network and judge the frame; an image that looks damaged is 'uncertain'.
 
         Parameters and errors are those of `measure`; single images need no stamp. After an error
         the caller must call `fault`, which makes the flag fall; `core.frame_loop` does that.
         """
         epoch = self.begin()
         result = self.measure(image_bgr, stamp_ns, epoch)
-        return replace(result, verdict=self.judge(epoch, result))
+        problem = self.damage(image_bgr)
+        verdict = self.fault(problem, 'uncertain') if problem else self.judge(epoch, result)
+        return replace(result, verdict=verdict)
 
     def fault(self, reason: str, kind: str = 'fault') -> Verdict:
         """
