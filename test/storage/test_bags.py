@@ -12,6 +12,7 @@ from typing import Any
 from conftest import compressed_message
 import cv2
 from mcap import reader as mcap_reader
+from mcap import writer as mcap_writer
 import numpy as np
 import pytest
 from rosbags.highlevel import AnyReader
@@ -27,11 +28,13 @@ from uncertainty_seg.storage.bags.reader import (
     header_stamp_ns,
     IMAGE_TYPE,
     read_images,
+    typestore,
 )
 from uncertainty_seg.storage.bags.writer import (
     BagWriter,
     camera_info_message,
     diagnostics_message,
+    image_message,
     PinholeCamera,
     STORAGES,
     value_message,
@@ -182,6 +185,21 @@ def test_of_two_runs_the_one_that_ends_later_replaces_nothing(tmp_path: Path) ->
             write_camera(tmp_path / 'bag')
             before = files_of(tmp_path / 'bag')
     assert files_of(tmp_path / 'bag') == before and os.listdir(tmp_path) == ['bag']
+
+
+def test_images_are_read_without_their_definition_and_from_a_topic_without_a_slash(
+    tmp_path: Path
+) -> None:
+    message = image_message(START_NS, 'cam', picture(0), 'bgr8')
+    with (tmp_path / 'a.mcap').open('wb') as file:
+        out = mcap_writer.Writer(file)
+        out.start('ros2')
+        channel = out.register_channel(
+            'cam/image', 'cdr', out.register_schema(IMAGE_TYPE, 'ros2msg', b''))
+        data = bytes(typestore().serialize_cdr(message, IMAGE_TYPE))
+        out.add_message(channel, START_NS, data, START_NS)
+        out.finish()
+    assert [image.stamp_ns for image in read_images(tmp_path / 'a.mcap')] == [START_NS]
 
 
 @both_storages

@@ -95,15 +95,6 @@ def test_two_runs_of_one_name_are_two_dives_and_files_of_one_run_one(tmp_path: P
     assert unique_dives(table.slice(0, 1)) == ['bag']
 
 
-@pytest.mark.parametrize('change', [
-    {'model_sha256': 'cd' * 32}, {'passes': 8}, {'settings': {'seed': 7}}])
-def test_rows_of_two_models_are_not_one_table(tmp_path: Path, change: dict[str, Any]) -> None:
-    write_rows(tmp_path / 'a.parquet', INFO, [row(0)])
-    write_rows(tmp_path / 'b.parquet', replace(INFO, **change), [row(0)])
-    with pytest.raises(TableError, match='b.parquet'):
-        read_rows(tmp_path)
-
-
 def test_what_is_no_table_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(TableError):
         read_rows(tmp_path)

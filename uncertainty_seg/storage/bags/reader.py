@@ -141,8 +141,10 @@ class BagReader:
             if item is None:
                 return
             connection, received_ns, data = item
-            yield _decoded(self._reader.deserialize, connection.topic, connection.msgtype,
-                           received_ns, data)
+            # Some recorders write no definition, or not the one by which the message was written.
+            is_known = self._reader.is2 and connection.msgtype in typestore().types
+            yield _decoded(typestore().deserialize_cdr if is_known else self._reader.deserialize,
+                           connection.topic, connection.msgtype, received_ns, data)
 
     def images(
         self, topic: str | None = None, span_ns: tuple[int, int] | None = None
@@ -196,7 +198,7 @@ def choose_image_topic(path: Path, have: Mapping[str, str], topic: str | None) -
     """
     listed = ', '.join(f'{name} ({kind})' for name, kind in have.items()) or 'no topic at all'
     if topic is not None:
-        topic = f'/{topic.lstrip("/")}'
+        topic = topic if topic in have else f'/{topic.lstrip("/")}'
         if have.get(topic) not in (IMAGE_TYPE, COMPRESSED_TYPE):
             raise BagError(
                 f'bag {path} has no images on {topic}, only {listed}',
