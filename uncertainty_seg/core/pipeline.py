@@ -246,9 +246,9 @@ class Pipeline:
         `ignore` is the mask of that camera. Use the two in turn, never at the same time; closing
         one closes both.
         """
-        return Pipeline(self._bundle, self._backend, self.settings, ignore=ignore,
-                        clock=self._clock, source=self._source,
-                        all_scores=self._has_all_scores)
+        return Pipeline(self._bundle, self._backend, self.settings,
+                        None if self._is_judging else self._temperature, ignore,
+                        clock=self._clock, source=self._source, all_scores=self._has_all_scores)
 
     @property
     def settings(self) -> Settings:
@@ -453,13 +453,13 @@ class Pipeline:
         Apply live settings; return whether the gate changed.
 
         If so, the flag starts again from unknown. Raises ConfigError if a gated score has no
-        threshold, or mask policy or precision are not those at the start; CalibrationError if the
-        thresholds are for another seed. After an error nothing is changed.
+        threshold, or mask policy, precision or smallest class are not those at the start;
+        CalibrationError if the thresholds are for another seed. After an error nothing is changed.
         """
         if self._is_judging:
             require_seed(self._bundle, settings)
         gate, passes = self._gate, passes_of(self.card, settings)
-        for name in ('mask_policy', 'precision'):
+        for name in ('mask_policy', 'precision', 'smallest_class'):
             old, new = getattr(self.settings, name), getattr(settings, name)
             if old != new:
                 raise ConfigError(f'{name} is {new}', f'{old}, as at the start',
