@@ -9,6 +9,7 @@ that it uses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 import logging
 import platform
 
@@ -59,16 +60,18 @@ def open_backend(name: str, bundle: ModelBundle, settings: Settings) -> Backend:
     Open a backend, a key of `OPENERS` or 'auto' for the best one; the caller closes it.
 
     Raises ConfigError for an unknown name; BackendUnavailableError if its runtime is not installed
-    or does not compute in that precision (with 'auto', if that holds for all backends);
+    or does not compute in that precision (with 'auto', if that holds for all backends), or the
+    thresholds of the bundle, which a caller that uses none leaves out, do not hold for it;
     ModelBundleError if the graphs do not fit the card; EngineMissingError if a GPU is present and
     its engine has not been built. The last also holds for 'auto', so that a vehicle does not fall
     back to its CPU because one command was forgotten.
     """
-    if name == AUTO:
-        return _with_its_check(_open_best(bundle, settings), bundle, settings)
-    if name not in OPENERS:
+    if bundle.calibration is not None:
+        require_rounding(name, bundle, settings)
+    if name not in (AUTO, *OPENERS):
         raise ConfigError(f'backend is {name!r}', f'one of {", ".join((AUTO, *OPENERS))}')
-    return _with_its_check(OPENERS[name](bundle, settings), bundle, settings)
+    opener = _open_best if name == AUTO else OPENERS[name]
+    return _with_its_check(opener(bundle, settings), bundle, settings)
 
 
 def _with_its_check(backend: Backend, bundle: ModelBundle, settings: Settings) -> Backend:
@@ -96,11 +99,10 @@ def open_pipeline(
     OpenCV's threads in the whole process. Raises UncertaintySegError if bundle, backend and
     settings do not fit; nothing stays open then.
     """
-    if temperature is None and bundle.calibration is not None:
-        require_rounding(settings.backend, bundle, settings)
     if settings.threads:
         cv2.setNumThreads(settings.threads)
-    backend = open_backend(settings.backend, bundle, settings)
+    opened = bundle if temperature is None else replace(bundle, calibration=None)
+    backend = open_backend(settings.backend, opened, settings)
     try:
         pipeline = Pipeline(bundle, backend, settings, temperature, ignore, all_scores=all_scores)
         pipeline.check_masks()
@@ -144,7 +146,7 @@ def require_rounding(name: str, bundle: ModelBundle, settings: Settings) -> None
     """
     Raise BackendUnavailableError for a backend that computes a float16 graph in float32.
 
-    Thresholds calibrated in fp16 do not hold there. A bundle opened without thresholds may run.
+    Thresholds calibrated in fp16 do not hold there.
     """
     if name == 'openvino' and precision_of(bundle.card, settings.precision) == 'fp16':
         raise BackendUnavailableError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 import logging
 from pathlib import Path
@@ -264,7 +264,8 @@ def opened(
     scorer: ScoreVector | None = None, source: PassSource | None = None,
 ) -> Iterator[Pipeline]:
     """Open a pipeline with the ignore mask of the settings, and close it at the end."""
-    backend = open_backend(settings.backend, bundle, settings)
+    judged = bundle if temperature is None else replace(bundle, calibration=None)
+    backend = open_backend(settings.backend, judged, settings)
     try:
         yield Pipeline(bundle, backend, settings, temperature, scorer=scorer,
                        ignore=load_ignore_mask(settings.ignore_mask), source=source)

@@ -121,7 +121,7 @@ def self_check(
     for path in (bundle.trunk_path, bundle.passes_path):
         _require_numbers(path)
     with checking():
-        backend = open_backend(settings.backend, bundle, settings)
+        backend = open_backend(settings.backend, replace(bundle, calibration=None), settings)
     try:
         plan = _plan(bundle, settings, fixed_images(bundle.card.input, frames), precision)
         key = key_of(bundle.card, backend, precision)
