@@ -41,7 +41,7 @@ class Written:
 
     def logits(self, image: Array, masks: Masks, size: tuple[int, int] | None = None,
                upsampling: str = 'half_pixel') -> Array:
-        """Return logits (T, C, hl, wl) of an image (h, w, 3), uint8; upsampled if `size`."""
+        """Return (T, C, hl, wl) of an image (h, w, 3), uint8; upsampled if `size`."""
         z, = self._run(self._logits, image, masks)
         return z if size is None else upsample_bilinear(z, *size, upsampling)
 

@@ -42,7 +42,7 @@ class Cost:
 
     @property
     def total(self) -> int:
-        """Combined cost for comparisons, in multiply-adds."""
+        """Return the combined cost for comparisons, in multiply-adds."""
         return self.macs + MACS_AN_ELEMENT * self.elements
 
 

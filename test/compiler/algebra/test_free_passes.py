@@ -125,8 +125,8 @@ WAYS = {
         [drop('x', 'd', 'channel'), NODE('Resize', ['d', '', '', 's'], ['y'], mode='linear')],
         (1, 3, 4, 6), {'s': ints(1, 3, 7, 11)}),
     'resize to the nearest, by a factor that float32 rounds': (
-        [drop('x', 'd'), NODE('Resize', ['d', '', '', 's'], ['y'], mode='nearest', nearest_mode=
-                              'floor', coordinate_transformation_mode='asymmetric')],
+        [drop('x', 'd'), NODE('Resize', ['d', '', '', 's'], ['y'], mode='nearest',
+                              nearest_mode='floor', coordinate_transformation_mode='asymmetric')],
         (1, 3, 4, 6), {'s': ints(1, 3, 8, 34)}),
     'expand': (
         [NODE('ReduceMean', ['x', 'two'], ['m']), drop('m', 'd'),

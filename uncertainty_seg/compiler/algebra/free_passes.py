@@ -303,7 +303,7 @@ class View:
 
     @property
     def first(self) -> PassesAxis:
-        """Passes axis of the data input; raises `Lost` if only another input carries passes."""
+        """Return the passes axis of the data input; `Lost` if only another carries passes."""
         name = self.node.input[0]
         if name not in self.axes:
             raise Lost('an argument depends on the passes, and the data does not')

@@ -193,7 +193,7 @@ class _Traced(nn.Module):
         self._run = (marked, replace)
 
     def train(self, mode: bool = True) -> _Traced:
-        """Do nothing: exporters call train(), and the net's may do more than set modes."""
+        """Do nothing: exporters call it, and that of the net may do more than set modes."""
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -123,7 +123,7 @@ class OwnPasses:
                 module.training = name in marked.drawn_by
 
     def passes(self, image: Array, seed: int) -> Iterator[Array]:
-        """Yield passes (1, C, hl, wl) of a normalised image (1, 3, h, w) without end."""
+        """Yield logits (1, C, hl, wl) of a normalised image (1, 3, h, w) without end."""
         given, number = torch.from_numpy(image.copy()), itertools.count(seed << 20)
         while True:
             with own_randomness(next(number)), torch.no_grad():
