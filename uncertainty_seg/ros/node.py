@@ -13,6 +13,7 @@ holds what belongs to one camera.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 import ctypes
 import faulthandler
 from functools import partial
@@ -123,8 +124,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
 
     def fall(self, reason: str) -> None:
         """Publish every flag as false, which is repeated until the node is active."""
-        for station in self._stations:
-            station.owner.fall(reason)
+        self._each(lambda station: station.owner.fall(reason))
 
     def life_signs(self) -> process_watch.LifeSigns:
         """Return the state of the threads, for the process watch."""
@@ -161,20 +161,22 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         self.destroy_node()
 
     def _fall_for_good(self, cause: str, flush_s: float) -> None:
-        for station in self._stations:
-            station.owner.stop(cause)
-            station.owner.fall(cause)
-        for station in self._stations:
-            station.verdicts.flush(flush_s)
+        self._each(lambda station: station.owner.stop(cause))
+        self._each(lambda station: station.owner.fall(cause))
+        self._each(lambda station: station.verdicts.flush(flush_s))
+
+    def _each(self, act: Callable[[CameraStation], object]) -> None:
+        """Act on every camera, even if that fails for one of them; raise its error at the end."""
+        with ExitStack() as stack:
+            for station in reversed(self._stations):
+                stack.callback(act, station)
 
     def stop(self) -> None:
         """Shut down from any state, with a last false flag."""
-        for station in self._stations:
-            station.owner.stop('the node is stopping')
+        self._each(lambda station: station.owner.stop('the node is stopping'))
         if self._state != 'finalized':
             self.trigger_shutdown()
-        for station in self._stations:
-            station.verdicts.flush(0.5)
+        self._each(lambda station: station.verdicts.flush(0.5))
 
     @node_life.report_errors
     def on_configure(self, state: LifecycleState) -> None:
@@ -280,9 +282,8 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
             self._bond.start()
 
     def _stop_listening(self) -> None:
-        for station in self._stations:
-            # Before anything slow: no subscriber may be left with a true flag meanwhile.
-            station.owner.stop('the node is stopping')
+        # Before anything slow: no subscriber may be left with a true flag meanwhile.
+        self._each(lambda station: station.owner.stop('the node is stopping'))
         if self._bond is not None:
             self._bond.stop()
         # The process watch ignores it from now on: a worker that hangs is abandoned here.
@@ -346,8 +347,7 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         return self.create_timer(tick_s, self._on_tick, clock=self._steady)
 
     def _on_reset(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        for station in self._stations:
-            station.reset()
+        self._each(CameraStation.reset)
         self._faults.clear()
         response.success, response.message = True, 'gate and counts start from nothing'
         return response
@@ -359,12 +359,13 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
             self._log.trigger() if self._log is not None else (False, NOT_LOGGING))
         return response
 
+    def _tick(self, station: CameraStation) -> None:
+        # The camera whose frame blocks the network for this one.
+        holder = next((s.name for s in self._stations if s is not station and s.is_stuck), '')
+        station.tick(holder, '' if self._worker is None else self._worker.end_cause)
+
     def _on_tick(self) -> None:
-        worker = self._worker
-        for station in self._stations:
-            # The camera whose frame blocks the network for this one.
-            holder = next((s.name for s in self._stations if s is not station and s.is_stuck), '')
-            station.tick(holder, '' if worker is None else worker.end_cause)
+        self._each(self._tick)
         with self._faults.alone('diagnostics'):
             node = self._node_health()
             if [station.health(node).condition for station in self._stations] != self._condition:
