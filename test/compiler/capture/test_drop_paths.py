@@ -85,8 +85,8 @@ PROVEN = {
                  0.3, ROW),
     'in place, uniform': (Compares(lambda x: x / 0.7 * x.new_empty(1, 1, 1, 1).uniform_().add_(
         0.7).floor_()), 0.3, ROW),
-    'axes added': (Compares(lambda x: x / 0.75 * torch.bernoulli(torch.full((1, 4), 0.75))[
-        ..., None, None]), 0.25, (1, 4)),
+    'filled in place': (Compares(lambda x: x.clone().masked_fill_(
+        (torch.rand(1, 4)[..., None, None] > 0.25).expand_as(x), 0) / 0.25), 0.25, (1, 4, 1, 1)),
     'halves': (Compares(lambda x: halves(x)), 0.5, ROW),
 }
 

@@ -782,19 +782,15 @@ class _Propagation:
         elif node.op_type in _RULES:
             self.moments[out] = _RULES[node.op_type](node, first, write)
             self._note(node, node.input[0])
-        elif node.op_type in SMOOTH or self._is_power(node):
+        elif node.op_type in SMOOTH:
             self._note(node, node.input[0])
             self.moments[out] = by_points([node], node.input[0], first, write)
         else:
             raise unknown(node)
 
-    def _is_power(self, node: onnx.NodeProto) -> bool:
-        exponent = self._write.fixed.get(node.input[1]) if node.op_type == 'Pow' else None
-        return exponent is not None and exponent.size == 1 and exponent.reshape(-1)[0] in (2, 3)
-
     def _note(self, node: onnx.NodeProto, source: str) -> None:
         """Record an elementwise function, whose result may later be combined with its input."""
-        if node.op_type in (*SMOOTH, *_TWO_SIDED, 'Relu', 'Clip', 'LeakyRelu', 'Pow'):
+        if node.op_type in (*SMOOTH, *_TWO_SIDED, 'Relu', 'Clip', 'LeakyRelu'):
             root, nodes = self._made.get(source, (source, []))
             self._made[node.output[0]] = root, [*nodes, node]
 

@@ -24,6 +24,8 @@ MakeMask = Callable[[Iterable[int], 'float | None', torch.dtype], tuple[Tensor, 
 _SAME_RATE = 1e-6
 # Operations that return the same values, and operations that read no values.
 _COPIES = {'to', 'float', 'type', 'type_as', 'contiguous', 'clone', 'detach'}
+# Operations that only change the shape.
+_SHAPES = {'view', 'reshape', 'unsqueeze', 'expand', 'expand_as', '__getitem__'}
 _QUESTIONS = {'__get__', 'size', 'dim', 'numel', '__len__', 'is_floating_point', 'stride'}
 # The effect of adding or subtracting a number on the interval from low to low + 1.
 _SHIFTS: dict[str, Callable[[float, float], float]] = {
@@ -123,7 +125,8 @@ class OwnDraws:
     ) -> tuple[Tensor, _Uniform | _Kept | None]:
         """Follow sums of uniform numbers; draw a mask where they are compared with a rate."""
         number = _number(rest)
-        if stem in _COPIES and (result := run()).is_floating_point():
+        if stem in _COPIES | _SHAPES and (result := run()).is_floating_point() \
+                and result.numel() == x.numel():
             return result, own
         if stem in _SHIFTS and number is not None:
             return x * 1, _Uniform(_SHIFTS[stem](own.low, number))
@@ -146,7 +149,10 @@ def _of_kept(
 ) -> tuple[Any, _Kept | None]:
     """Compute operations on booleans with zeros and ones."""
     number = _number(rest)
-    if stem in _CHOICES and (stem != '__getitem__' or list(tensors(rest))):
+    if stem in _SHAPES and not (stem == '__getitem__' and list(tensors(rest))):
+        result = run()
+        return result, _Kept(result / own.factor, own.factor)
+    if stem in _CHOICES:
         raise NoMaskError
     if stem == 'bool' or any(value is torch.bool for value in rest):
         return x, own

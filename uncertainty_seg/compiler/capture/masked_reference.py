@@ -28,12 +28,7 @@ from uncertainty_seg.compiler.capture.marking import (
     named_outputs,
     plain_copy,
 )
-from uncertainty_seg.compiler.frontend.outputs import (
-    choose_output,
-    in_planes,
-    OutputForm,
-    with_batch,
-)
+from uncertainty_seg.compiler.frontend.outputs import choose_output, in_planes, OutputForm
 from uncertainty_seg.errors import GraphError
 
 Array = NDArray[np.float32]
@@ -52,10 +47,10 @@ def run_masked(
     brought into planes is returned as it is. Raises GraphError if a mask does not fit.
     """
     passes = len(next(iter(masks.values())))
-    return in_planes(np.concatenate([
+    return np.concatenate([
         _one_pass(marked, image, {name: rows[t] for name, rows in masks.items()}, form)
         for t in range(passes)
-    ]), form)
+    ])
 
 
 def run_exact(
@@ -168,14 +163,10 @@ def _one_pass(
 
     with torch.no_grad():
         outputs = marked.run(torch.from_numpy(image.copy()), replace)
-    return _logits(outputs, form)
+    return _planes(outputs, form)
 
 
 def _planes(outputs: Mapping[str, Tensor], form: OutputForm) -> Array:
-    return in_planes(_logits(outputs, form), form)
-
-
-def _logits(outputs: Mapping[str, Tensor], form: OutputForm) -> Array:
     """Return the output of logits, chosen by the rule of `frontend.outputs`."""
     dims = {name: tuple(value.shape) for name, value in outputs.items()}
-    return with_batch(outputs[choose_output(dims, form)].float().numpy())
+    return in_planes(outputs[choose_output(dims, form)].float().numpy(), form)

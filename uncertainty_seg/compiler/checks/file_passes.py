@@ -18,12 +18,7 @@ import onnx
 
 from uncertainty_seg.compiler.algebra.dropout_to_masks import is_dropout
 from uncertainty_seg.compiler.checks.pass_checks import Array, said
-from uncertainty_seg.compiler.frontend.outputs import (
-    chosen_output,
-    in_planes,
-    OutputForm,
-    with_batch,
-)
+from uncertainty_seg.compiler.frontend.outputs import chosen_output, in_planes, OutputForm
 from uncertainty_seg.compiler.onnx_tools import (
     copy_of,
     hidden,
@@ -73,7 +68,7 @@ class FileNetwork:
             raise GraphError(f'ONNX Runtime cannot run the file itself ({said(err)})',
                              'a file that ONNX Runtime can run, to compare the passes with',
                              'export it again, or set compare_passes=0') from err
-        return in_planes(with_batch(returned.astype(np.float32)), self._form)
+        return in_planes(returned.astype(np.float32), self._form)
 
     def _opened(self, is_live: bool) -> Any:
         model = copy_of(self._model)

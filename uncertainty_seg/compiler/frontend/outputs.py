@@ -258,18 +258,15 @@ def _class_axis(name: str, shape: Shape, form: OutputForm) -> tuple[Shape, int, 
     return full, axis, axis - (4 - len(shape))
 
 
-def with_batch(values: NDArray[_Number]) -> NDArray[_Number]:
-    """Return the result of one pass with a batch axis, (1, ...), which some networks squeeze."""
-    return values if values.shape[:1] == (1,) else values[None]
-
-
 def in_planes(values: NDArray[_Number], form: OutputForm) -> NDArray[_Number]:
-    """Return the original network's output for T passes, (T, ...), in the layout of planes."""
-    places = _places('', (1, *values.shape[1:]), form) if values.ndim == 3 else None
+    """Return the original network's output for one pass in the layout of planes, (1, ...)."""
+    if values.shape[:1] != (1,):
+        values = values[None]  # some networks squeeze the batch
+    places = _places('', values.shape, form) if values.ndim == 3 else None
     if places is None:
         return values  # the comparison finds the class axis by its size, or raises
     full, axis, _ = places
-    return np.moveaxis(values.reshape(len(values), *full[1:]), axis, 1)
+    return np.moveaxis(values.reshape(full), axis, 1)
 
 
 def _axis_of_four(name: str, shape: Shape, form: OutputForm) -> int:
