@@ -237,7 +237,7 @@ class NameClaim:
 
 # How long to listen, at least and at most: a dead publisher leaves the graph by then.
 PROBE_S, LONGEST_PROBE_S = 3.0, 20.0
-# How long in offered deadlines: a node repeats its flag every half deadline.
+# How long in offered deadlines, since a node repeats its flag every half; without one, longest.
 PROBE_DEADLINES = 2
 # From here on a deadline means none: rmw reports none as centuries.
 UNLIMITED_S = 1e6
@@ -332,7 +332,7 @@ class RivalWatch:
 
 def _probe_s(speakers: Sequence[QoSProfile]) -> float:
     deadlines_s = [speaker.deadline.nanoseconds / 1e9 for speaker in speakers]
-    longest_s = max((s for s in deadlines_s if 0 < s < UNLIMITED_S), default=0.0)
+    longest_s = max(s if 0 < s < UNLIMITED_S else LONGEST_PROBE_S for s in deadlines_s)
     return min(max(PROBE_S, PROBE_DEADLINES * longest_s), LONGEST_PROBE_S)
 
 
