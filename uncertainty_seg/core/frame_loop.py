@@ -134,27 +134,13 @@ class FrameLoop:
         clock_ns: Callable[[], int] | None = None,
     ) -> Outcome | None:
         """
-        Process one frame; anything wrong with it results in a verdict.
+        Process one frame; anything wrong with it results in a verdict, None if the judge stopped.
 
-        Exceptions other than UncertaintySegError are bugs and pass through: a tool ends, the node
-        publishes a fault and continues.
-
-        Parameters
-        ----------
-        read : callable
-            Decodes the image, BGR; an UncertaintySegError is a fault of the frame.
-        stamp_ns : int
-            Stamp of the frame.
-        about : object, optional
-            Passed to the judge: the header to publish under.
-        clock_ns : callable, optional
-            Returns the time to compare the stamp with; called when the frame is taken and again
-            when it is judged. Without it, as for a folder of pictures, the guard is not used.
-
-        Returns
-        -------
-        Outcome or None
-            None if the judge has stopped.
+        `read` decodes the image, BGR; an UncertaintySegError is a fault of the frame. Other
+        exceptions are bugs and pass through: a tool ends, the node publishes a fault and
+        continues. `about` is passed to the judge: the header to publish under. `clock_ns` returns
+        the time to compare the stamp with; it is called when the frame is taken and again when it
+        is judged. Without it, as for a folder of pictures, the guard is not used.
 
         """
         epoch = self._judge.begin()

@@ -445,6 +445,11 @@ class WatchedTopicsNode(LifecycleNode):
             except UnsupportedEventTypeError:  # the middleware has no such events
                 return create(*what, **options)
         except _OVERRIDE_ERRORS as err:
+            kinds = dict(self.get_topic_names_and_types()).get(name, [])
+            others = [kind for kind in kinds if kind != type_name(what[0])]
+            if others and type(err).__name__ == 'RCLError':
+                raise ConfigError(f'{name} is a topic of {others[0]} here', type_name(what[0]),
+                                  'remap one of them to a topic of its own') from err
             is_of_override = type(err) is not RuntimeError or 'QoS override' in str(err)
             if 'qos_overriding_options' not in options or not is_of_override:
                 raise

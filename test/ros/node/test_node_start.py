@@ -42,6 +42,7 @@ def assert_one_sentence(output: str, sentence: str) -> None:
     (None, ['--params-file', 'MISSPELT'], 2, 'gate.treshold_scale'),
     (None, ['--params-file', '/none.yaml'], 2, '/none.yaml'),
     (None, ['-p', 'model:=dolphin'], 2, "'dolphin'"),
+    (None, ['-r', '~/verdict:=/x', '-r', '~/confident:=/x'], 2, '/x is a topic of'),
     (None, ['-p', 'cameras:=[a, b]', '-r', 'a/image:=/c', '-r', 'b/image:=/c'], 2, 'cameras a, b'),
     pytest.param(None, ['--params-file', 'FILE'], 2, 'auv1', marks=pytest.mark.release),
     pytest.param(None, ['-p', 'seed:=99999999999999999999'], 2, 'seed', marks=pytest.mark.release),
