@@ -86,11 +86,10 @@ def test_a_decided_branch_takes_the_place_of_its_if(condition: bool) -> None:
     assert ops(static) == ['Relu', 'Add' if condition else 'Sub', 'Mul', 'Relu']
 
 
-def test_lists_of_the_older_exporter_become_slices_and_concatenations() -> None:
+def test_parts_of_lists_become_slices() -> None:
     nodes = [N('SplitToSequence', ['x', 'n'], ['list'], axis=3),
              N('SequenceAt', ['list', 'i1'], ['b']), N('SequenceAt', ['list', 'i0'], ['a']),
-             N('SequenceConstruct', ['b', 'a'], ['pair']),
-             N('ConcatFromSequence', ['pair'], ['c'], axis=3), N('Relu', ['c'], ['y'])]
+             N('Concat', ['b', 'a'], ['c'], axis=3), N('Relu', ['c'], ['y'])]
     tensors = {'n': ints(10, 6), 'i0': np.array(0, I64), 'i1': np.array(1, I64)}
     assert ops(require_same(make(nodes, tensors))) == ['Slice', 'Slice', 'Concat', 'Relu']
 

@@ -536,21 +536,18 @@ def _renamed(node: onnx.NodeProto, names: dict[str, str]) -> onnx.NodeProto:
 
 
 def _sequence_at(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    """Read one part of a sequence, which torch's older exporter writes for chunk and split."""
+    """Read one part of a sequence, which torch's exporters may write for chunk and split."""
     before, index = state.made.get(node.input[0]), state.value(node.input[1])
-    if before is None or index is None:
+    if before is None or index is None or before.op_type != 'SplitToSequence':
         return None
-    number = int(index)
-    if before.op_type == 'SequenceConstruct':
-        return _forwarded(node, state, before.input[number])
     shape = state.shape(before.input[0])
-    if before.op_type != 'SplitToSequence' or shape is None:
+    if shape is None:
         return None
     axis = attribute(before, 'axis', 0)
     bounds = _bounds(before, state, shape[axis])
     if bounds is None:
         return None
-    first, last = bounds[number]
+    first, last = bounds[int(index)]
     numbers = [state.put_fresh(f'{node.output[0]}_{word}', value)
                for word, value in (('from', first), ('to', last), ('axis', axis))]
     is_squeezed = len(before.input) < 2 and not attribute(before, 'keepdims', 1)
@@ -572,21 +569,6 @@ def _bounds(split: onnx.NodeProto, state: FoldingState, size: int) -> list[tuple
         return [(i, min(i + step, size)) for i in range(0, size, step)]
     ends = np.cumsum(given)
     return [(int(e - n), int(e)) for e, n in zip(ends, given, strict=True)]
-
-
-def _concat_sequence(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
-    before = state.made.get(node.input[0])
-    if before is None or before.op_type != 'SequenceConstruct':
-        return None
-    axis, parts, nodes = attribute(node, 'axis'), list(before.input), []
-    if attribute(node, 'new_axis', 0):
-        where = state.put_fresh(f'{node.output[0]}_axis', axis)
-        fresh = [state.fresh(f'{node.output[0]}_{i}') for i in range(len(parts))]
-        nodes = [helper.make_node('Unsqueeze', [part, where], [name])
-                 for part, name in zip(parts, fresh, strict=True)]
-        parts = fresh
-    return _changed(state, *nodes, helper.make_node('Concat', parts, node.output, name=node.name,
-                                                    axis=axis))
 
 
 def _gather(node: onnx.NodeProto, state: FoldingState) -> Nodes | None:
@@ -672,7 +654,7 @@ _RULES: dict[str, FoldingRule] = {
     'Sum': _single, 'Transpose': _transpose, 'Slice': _slice, 'If': _if, 'Pad': _pad,
     'Resize': _resize,
     'Gather': _gather, 'ScatterND': _scatter_nd,
-    'SequenceAt': _sequence_at, 'ConcatFromSequence': _concat_sequence,
+    'SequenceAt': _sequence_at,
     **dict.fromkeys(_RESHAPING, _reshape), 'Expand': _same_shape, 'Tile': _same_shape,
     **dict.fromkeys(('Add', 'Sub', 'Mul', 'Div'), _neutral), 'Where': _where,
     'Softmax': _softmax, 'LogSoftmax': _softmax,

@@ -94,7 +94,7 @@ def _require_known(node: onnx.NodeProto, graph: onnx.GraphProto) -> None:
                          'a fixed sequence of operators', 'export the network for one input '
                          'size, without data-dependent branches')
     if node.op_type in _LISTS:
-        raise GraphError(f'{where}, a list of tensors of unknown length', 'tensors',
+        raise GraphError(f'{where}, a list of tensors', 'single tensors',
                          'export the network for one input size, or with another exporter')
     mask = node.output[1] if is_dropout(node) and len(node.output) > 1 else ''
     if mask and any(mask in other.input for other in graph.node):
