@@ -177,10 +177,13 @@ def margins_of(
     reach = np.min([_reach(limit, checked[name], scales[name])
                     for name, limit in limits.items()], axis=0)
     wrong = np.sort(np.where(refused, reach, 0.0))[::-1]
-    radius = float(np.nextafter(wrong[most], np.inf)) if wrong[most] > 0 else 0.0
+    radius = float(wrong[most])
     if not np.isfinite(radius):  # all scales are 0, so no radius refuses further frames
         return dict.fromkeys(limits, np.inf)
-    return {name: radius * scale for name, scale in scales.items()}
+    margins = {name: radius * scale for name, scale in scales.items()}
+    # More than rounding, or the lowered threshold may equal the score that it must refuse.
+    return {name: margin and margin + 8 * float(np.spacing(limits[name]))
+            for name, margin in margins.items()}
 
 
 def _reach(limit: float, scores: NDArray[np.float64], scale: float) -> NDArray[np.float64]:

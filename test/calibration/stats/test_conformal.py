@@ -49,6 +49,13 @@ def test_a_bound_exactly_at_alpha_is_kept_in_spite_of_rounding() -> None:
     blocks, ratios = np.arange(147) // 3, np.arange(147.0)
     bad = (ratios >= 40)
     assert promised_limit(ratios, bad, blocks, 0.3) == 40 + 42 - 1
+    # 119 blocks of 5 frames, 25 blocks with one bad: (5 + 1) / 120, slightly above 0.05.
+    rows = np.arange(595)
+    bad = (rows % 5 == 0) & (rows < 125) | (rows == 594)
+    names = np.char.zfill((rows // 5).astype(str), 3)
+    frames = FrameTable(tuple(names), names, {'a': rows / 1000}, 1.0 * bad, bad)
+    promise = fit_promise(FAMILY.only(['a']), frames, ('a',), 0.05, 'rule')
+    assert promise.bound == 0.05 and (rows / 1000 <= promise.limits['a']).sum() == 594
 
 
 def test_too_few_blocks_are_refused_with_the_number_needed() -> None:

@@ -128,7 +128,8 @@ def fit_promise(
         accepted = frames.accepted(limits)
         lost = mean_block_share(accepted & frames.is_bad, frames.blocks)
         reached = float(_bound(lost, num_blocks))
-        if reached <= alpha:
+        if reached <= alpha + _ROUNDING:
+            reached = min(reached, alpha)
             break
     # Any frame's rank could have become the threshold, hence the number of tries.
     upper = bad_share(accepted, frames.is_bad, frames.blocks, num_tries=len(frames)).upper
