@@ -33,7 +33,11 @@ from uncertainty_seg.calibration.stats.evaluation import (
     score_frames,
 )
 from uncertainty_seg.calibration.stats.intervals import Draws, Interval, weighted_totals
-from uncertainty_seg.calibration.stats.promise_verdict import judge_promise, PromiseVerdict
+from uncertainty_seg.calibration.stats.promise_verdict import (
+    judge_promise,
+    PromiseVerdict,
+    share_interval,
+)
 from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
@@ -168,7 +172,7 @@ def evaluate_bundle(
     kept = promise if promise and rule.text == promise.bad and read.is_dive else None
     draws, ranker = Draws.of(read.blocks), FrameRanker(frames, len(read.foreign))
     flag = None if calibration is None else _flag(
-        calibration, kept, limits, frames, foreign, ranker, draws,
+        calibration, kept, limits, frames, foreign, ranker,
         read.blocks if blocks else None, is_fitted)
     figures = weighted_totals(evaluation.totals, bundle.card.num_classes, draws.weights)
     return Evaluated(
@@ -191,7 +195,7 @@ def _is_fitted(bundle: ModelBundle, pairs: Sequence[Pair]) -> bool:
 
 def _flag(
     calibration: Calibration, promise: Promise | None, limits: Mapping[str, float],
-    frames: FrameTable, foreign: FrameTable | None, ranker: FrameRanker, draws: Draws,
+    frames: FrameTable, foreign: FrameTable | None, ranker: FrameRanker,
     blocks: NDArray[np.str_] | None, is_fitted: bool,
 ) -> FlagFigures:
     """Return the gate's figures; `blocks` are those of a file, if given."""
@@ -202,7 +206,8 @@ def _flag(
         is_new=not is_fitted)
     return FlagFigures(
         limits, promise, verdict, order, ranker.rank(order, strange),
-        draws.share(accepted & frames.is_bad), draws.share(accepted),
+        share_interval(accepted & frames.is_bad, frames.blocks),
+        share_interval(accepted, frames.blocks),
         bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
         None if foreign is None else float(foreign.accepted(limits).mean()))
 

@@ -77,12 +77,6 @@ def test_the_interval_holds_the_truth_about_as_often_as_it_says() -> None:
     assert 0.89 <= held / 200 <= 0.99
 
 
-def test_shares_are_means_over_blocks_of_any_size() -> None:
-    draws = Draws.of(['a', 'a', 'a', 'a', 'b'])
-    found = draws.share([True, False, False, False, True])
-    assert (found.value, found.lower, found.upper) == (0.625, 0.25, 1)
-
-
 # -------------------------------------------------------------------------------------------------
 # Each figure of a draw equals the figure of its rows.
 

@@ -15,6 +15,7 @@ from uncertainty_seg.calibration.stats.promise_verdict import (
     NOT_KEPT,
     PromiseVerdict,
     SEEN,
+    share_interval,
     spread,
     TOO_FEW,
 )
@@ -46,6 +47,15 @@ def test_the_interval_is_the_exact_one_over_blocks() -> None:
     # Ten frames of one block count as much as one.
     many = judge_promise(np.ones(40, bool), np.arange(40) < 10, np.arange(40) // 10, 0.05, True)
     assert (many.share, many.num_blocks, many.word) == (0.25, 4, TOO_FEW)
+
+
+def test_shares_are_means_over_blocks_of_any_size_with_exact_intervals() -> None:
+    found = share_interval([True, False, False, False, True], ['a', 'a', 'a', 'a', 'b'])
+    assert (found.value, found.num_blocks) == (0.625, 2) and found.lower < 0.1 < 0.99 < found.upper
+    # None or all of twenty prove little.
+    for share in (0.0, 1.0):
+        ends = share_interval(np.full(20, share), np.arange(20))
+        assert ends.value == share and ends.upper - ends.lower == pytest.approx(0.168, abs=1e-3)
 
 
 @pytest.mark.parametrize(('count', 'alpha'), [(50, 0.1), (300, 0.05)])

@@ -30,11 +30,10 @@ DRAWS = 500
 @dataclass(frozen=True)
 class Interval:
     """
-    A figure, `value`, and its confidence interval over `num_blocks` blocks.
+    A figure, `value`, and its 95 % confidence interval over `num_blocks` blocks.
 
-    `lower` and `upper` bound the central 95 % of the draws; NaN if fewer than half of the draws
-    have a value, or there is only one block, so that all draws are equal. Below about 20 blocks
-    the interval is only a rough indication.
+    Ends of `Draws.interval` are NaN if fewer than half of the draws have a value, or there is only
+    one block, so that all draws are equal. Below about 50 blocks they are a rough indication.
 
     """
 
@@ -71,7 +70,7 @@ class Draws:
         return self.counts[:, self.block]
 
     def interval(self, figures: Floats) -> Interval:
-        """Return the interval of a figure, float64 (d,), whose first value is the data's."""
+        """Return the central 95 % of a figure, float64 (d,), whose first value is the data's."""
         drawn = figures[1:]
         known = drawn[~np.isnan(drawn)]
         if 2 * len(known) < len(drawn) or self.num_blocks < 2:
@@ -79,12 +78,6 @@ class Draws:
         tail = (1 - CONFIDENCE) / 2
         lower, upper = np.quantile(known, [tail, 1 - tail])
         return Interval(float(figures[0]), float(lower), float(upper), self.num_blocks)
-
-    def share(self, chosen: ArrayLike) -> Interval:
-        """Return the mean over blocks of the share of chosen frames, with its interval."""
-        sizes = np.bincount(self.block)
-        shares = np.bincount(self.block, np.asarray(chosen, np.float64)) / sizes
-        return self.interval(self.counts @ shares / self.num_blocks)
 
 
 def weighted_auroc(yes: Column, no: Column, yes_weights: Floats, no_weights: Floats) -> Floats:
