@@ -12,6 +12,7 @@ from uncertainty_seg.calibration.stats.conformal import (
     bad_share,
     blocks_needed,
     fit_promise,
+    held_out_shares,
     mean_block_share,
     promised_limit,
     quantile_limits,
@@ -195,3 +196,6 @@ def test_where_few_frames_are_bad_the_gate_still_ends_at_what_was_seen() -> None
     promise = fit_promise(FAMILY, frames, ('a', 'b'), 0.1, 'rule')
     assert promise.limits == pytest.approx(FAMILY.limits(1.0, ('a', 'b')))
     assert promise.accepted_and_bad <= 0.01 and promise.bound < 0.02
+    # The shares of the halves end there too.
+    rows = np.arange(200)
+    assert held_out_shares(rows / 100, rows < 0, rows, 0.1) == (pytest.approx(0.5, abs=0.01), 0)

@@ -212,7 +212,8 @@ def bad_share(
 
 
 def promised_coverage(
-    ranks: Column, is_bad: NDArray[np.bool_], draws: Draws, alpha: float, halvings: int, seed: int
+    ranks: Column, is_bad: NDArray[np.bool_], draws: Draws, alpha: float, halvings: int,
+    seed: int, highest: float = np.inf,
 ) -> tuple[Floats, Floats]:
     """
     Return the share of frames that a promised threshold accepts, and the share accepted and bad.
@@ -221,10 +222,11 @@ def promised_coverage(
     conformal risk control (`promised_limit`) and the other half is judged by it, and vice versa;
     copies of a block stay in one half.
 
-    Ranks are float64 (n,), growing with uncertainty; those not finite are never accepted. The
-    splits depend on the seed and not on the ranks, so that methods share them. Returns means over
-    all halves, (d,) both, with equal weight for every block. They are NaN where a half has too few
-    blocks for this alpha, and zero where no frame can be accepted.
+    Ranks are float64 (n,), growing with uncertainty; those not finite are never accepted, and no
+    threshold exceeds `highest`. The splits depend on the seed and not on the ranks, so that
+    methods share them. Returns means over all halves, (d,) both, with equal weight for every
+    block. They are NaN where a half has too few blocks for this alpha, and zero where no frame can
+    be accepted.
     """
     rng, count = np.random.default_rng(seed), draws.num_blocks
     known = np.where(np.isnan(ranks), np.inf, ranks)
@@ -233,12 +235,13 @@ def promised_coverage(
     # Frames of equal rank are accepted together, so only the last of them is a threshold.
     last = np.flatnonzero(np.append(ranked[1:] > ranked[:-1], True) & np.isfinite(ranked))
     shares = draws.counts[:, block] / np.bincount(draws.block)[block]
+    most = int(np.searchsorted(ranked[last], highest, side='right'))
     found = []
     for _ in range(halvings):
         first = np.isin(np.arange(count), rng.permutation(count)[:count // 2])
         one, other = (_half(shares, is_bad[order], last, block, draws.counts, part)
                       for part in (first, ~first))
-        found += [_judged(one, other, alpha), _judged(other, one, alpha)]
+        found += [_judged(one, other, alpha, most), _judged(other, one, alpha, most)]
     accepted, bad = np.mean(found, axis=0)
     return accepted, bad
 
@@ -249,12 +252,12 @@ def held_out_shares(
     """
     Return the shares accepted, and accepted and bad, by thresholds from the other half of blocks.
 
-    They are means over random halves, on frames that were not used for the threshold. Thresholds
-    from half of the blocks accept slightly fewer frames than those from all. Both shares are NaN
-    if a half has too few blocks.
+    They are means over random halves, on frames that were not used for the threshold, which is at
+    most `HIGHEST_RANK` as in `fit_promise`. Thresholds from half of the blocks accept slightly
+    fewer frames than those from all. Both shares are NaN if a half has too few blocks.
     """
     accepted, bad = promised_coverage(ranks, is_bad, Draws.of(blocks, draws=1), alpha, _HALVINGS,
-                                      seed=0)
+                                      seed=0, highest=HIGHEST_RANK)
     return float(accepted[0]), float(bad[0])
 
 
@@ -272,14 +275,17 @@ def _half(
     return number, np.cumsum(kept, 1)[:, last], np.cumsum(kept * is_bad, 1)[:, last]
 
 
-def _judged(fitted: _HalfShares, judged: _HalfShares, alpha: float) -> tuple[Floats, Floats]:
-    """Return shares of `judged` accepted, and accepted and bad, at the threshold of `fitted`."""
+def _judged(
+    fitted: _HalfShares, judged: _HalfShares, alpha: float, most: int
+) -> tuple[Floats, Floats]:
+    """Return shares of `judged` at the threshold of `fitted`, one of the `most` lowest."""
     number, taken, lost = fitted
     # A threshold must be a rank that occurs in the half.
     fits = (np.diff(taken, prepend=0.0) > 0) & (_bound(lost, number) <= alpha + _ROUNDING)
     # Index 0 means that nothing is accepted.
     place = np.where(fits.any(1), fits.shape[1] - np.argmax(fits[:, ::-1], axis=1), 0) \
         if fits.size else np.zeros(len(fits), np.intp)
+    place = np.minimum(place, most)
     missing = (number[:, 0] < blocks_needed(alpha)) | (judged[0][:, 0] < 1)
     accepted, bad = (np.where(missing, np.nan, np.pad(part, ((0, 0), (1, 0)))[
         np.arange(len(fits)), place]) for part in judged[1:])
