@@ -29,6 +29,7 @@ from uncertainty_seg.calibration.labelled_pairs import (
     images_in,
     known_frames,
     KnownFrames,
+    NO_BLOCKS,
     opened,
     refuse_familiar,
     without_twins,
@@ -242,8 +243,7 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
     held = known_frames(bundle, data, ignore)
     refuse_trained(bundle.card, held)
     if request.blocks is None:
-        _log.warning('no blocks: every image for the limits counts as independent of the others, '
-                     'which frames of one video are not')
+        _log.warning(NO_BLOCKS)
     held, blocks = without_twins(held, read_blocks(request.blocks, held.stems))
     require_blocks(blocks, request.alphas)
     train, val = (known_frames(bundle, load_folder(place, split), ignore)

@@ -42,6 +42,7 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.review_record import CONTROL, read_review
 
 _log = logging.getLogger(__name__)
+NO_BLOCKS = 'no blocks: each image counts as independent, which frames of one video are not'
 _IMAGES = ('.jpg', '.jpeg', '.png')
 
 
