@@ -175,8 +175,8 @@ def evaluate_bundle(
     kept = promise if promise and rule.text == promise.bad and read.is_dive else None
     draws, ranker = Draws.of(read.blocks), FrameRanker(frames, len(read.foreign))
     flag = None if calibration is None else _flag(
-        calibration, kept, limits, frames, foreign, ranker,
-        read.blocks if blocks else None, is_fitted)
+        calibration, kept, limits, frames, foreign, ranker, read.blocks if blocks else None,
+        is_fitted)
     figures = weighted_totals(evaluation.totals, bundle.card.num_classes, draws.weights)
     return Evaluated(
         evaluation, {name: draws.interval(values) for name, values in figures.items()},

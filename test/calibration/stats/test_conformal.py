@@ -29,13 +29,6 @@ def test_blocks_needed() -> None:
         assert 1 / (needed + 1) <= alpha + 1e-12 and 1 / needed > alpha, alpha
 
 
-def test_the_limit_by_hand() -> None:
-    # 9 blocks of one frame, the three largest bad: (bad + 1) / 10 <= 0.2 admits one bad frame.
-    ratios = np.arange(1, 10) / 10
-    assert promised_limit(ratios, ratios > 0.65, np.arange(9), 0.2) == 0.7
-    assert promised_limit(ratios, ratios > 0.65, np.arange(9), 0.199) == 0.6
-
-
 @pytest.mark.parametrize('is_bad', [True, False])
 def test_scores_that_are_no_numbers_are_never_accepted(is_bad: bool) -> None:
     for broken in ([np.nan], [np.inf], [np.nan, np.inf], [np.nan, np.nan]):

@@ -199,16 +199,6 @@ def test_coverage_of_a_draw_is_that_of_the_promise_on_each_half(alpha: float, dr
     assert [part[draw] for part in found] == pytest.approx(np.mean(expected, axis=0).tolist())
 
 
-def test_the_promise_holds_over_halves_and_a_better_order_accepts_more() -> None:
-    rng = np.random.default_rng(0)
-    bad = rng.uniform(size=400) < 0.3
-    draws = Draws.of(np.arange(400), 1, 0)
-    good, poor = (promised_coverage(gain * bad + rng.normal(size=400), bad, draws, 0.1, 40, 0)
-                  for gain in (3.0, 0.0))
-    assert good[1][0] < 0.105 and poor[1][0] < 0.105
-    assert good[0][0] > poor[0][0] + 0.3
-
-
 def test_too_few_blocks_have_no_coverage_and_what_is_not_known_is_not_accepted() -> None:
     assert np.isnan(promised_coverage(SCORES, BAD, DRAWS, 0.05, 3, 0)).all()
     accepted, bad = promised_coverage(np.full(60, np.nan), BAD, DRAWS, 0.3, 3, 0)

@@ -308,7 +308,7 @@ def _promise_note(promise: Promise, accepted: float, bad: float) -> str:
             f'{promise.accepted_and_bad:.1%} are accepted and bad. Thresholds fitted on one half '
             f'of the blocks accept {accepted:.0%} of the other, and {bad:.1%} are accepted and '
             f'bad. The share accepted and bad of a calibration on {promise.num_blocks} blocks '
-            f'varies by chance from {lower:.1%} to {upper:.1%} if the promise is right.')
+            f'varies by chance from {lower:.1%} to {upper:.1%} if it alone sets the thresholds.')
 
 
 def _carried_note(made: Calibration, source: CarriedFrom) -> str:

@@ -103,8 +103,6 @@ def _index(blocks: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 # -------------------------------------------------------------------------------------------------
 # Thresholds with a promise from measured frames.
-# The family of thresholds and the choice of scores are given. The only remaining parameter, the
-# rank, is set by conformal risk control on frames that were used for neither of them.
 
 
 def fit_promise(
@@ -153,9 +151,7 @@ def quantile_limits(frames: FrameTable, quantile: float, highest: float) -> Mapp
 
 
 # -------------------------------------------------------------------------------------------------
-# Upper bound for the share of bad frames among the accepted, after Clopper and Pearson.
-# It answers "when the flag is true, how often is the mask bad?", which the promise does not. It is
-# exact for independent units drawn after everything was fitted.
+# "When the flag is true, how often is the mask bad?", which the promise does not answer.
 
 
 @dataclass(frozen=True)
@@ -174,14 +170,15 @@ class BadShare:
     unit: str
 
 
-def upper_bound(num_bad: int, num: int, num_tries: int = 1) -> float:
+def upper_bound(num_bad: float, num: int, num_tries: int = 1) -> float:
     """
     Return a one-sided upper bound for the share of bad units; 1 if all are. Requires scipy.
 
-    The error is divided among the `num_tries` thresholds tried on the same units (Bonferroni).
-    After Clopper and Pearson, Biometrika 26 (1934), by the quantile of a beta distribution.
+    It is exact for independent units drawn after everything was fitted. The error is divided among
+    the `num_tries` thresholds tried on the same units (Bonferroni). After Clopper and Pearson,
+    Biometrika 26 (1934), by the quantile of a beta distribution.
     """
-    if num_bad == num:
+    if num_bad >= num:
         return 1.0
     from scipy.stats import beta
 
