@@ -70,6 +70,7 @@ def test_what_ros_cannot_parse(domain: int, program: str, words: list[str]) -> N
     ('node', ['-p', 'model:=pipeline'], "'-p', 'model:=pipeline'"),
     ('node', ['model:=pipeline'], "'model:=pipeline'"),
     ('governor', ['--params-file', '/etc/auv.yaml'], "'--params-file', '/etc/auv.yaml'"),
+    ('governor', ['--ros-args', '-r', 'cmd_vel:=/v', '-r', 'cmd_vel_limited:=/v'], '/v'),
     ('governor', ['--ros-args', '-p', 'slow_factor:=0', '--', 'slow'], "'slow'")])
 def test_a_word_that_ros_would_pass_over(
     domain: int, program: str, words: list[str], named: str

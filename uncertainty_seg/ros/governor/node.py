@@ -27,6 +27,7 @@ from rclpy.subscription import Subscription
 from std_msgs.msg import Bool, Float32
 
 from uncertainty_seg.core.status import OK, Status, WARN
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros import node_life, topics
 from uncertainty_seg.ros.governor import policy
 from uncertainty_seg.ros.health import diagnostics_message
@@ -38,7 +39,7 @@ from uncertainty_seg.storage.parameter_files import require_files_for
 # publisher could not be detected in time. A flag is passed on only after a look at the graph,
 # where a second publisher appears before its first message.
 
-FLAG_TOPIC = 'confident'
+FLAG_TOPIC, LIMITED = 'confident', 'cmd_vel_limited'
 GONE = 'the publisher of the flag is gone'
 FLAG_TYPE = 'std_msgs/msg/Bool'
 # On Humble a callback does not get the time at which a message was sent.
@@ -135,7 +136,8 @@ class SpeedGovernorNode(Node):
     Publish a speed factor, and limit velocity commands by it.
 
     `words` are the command line, which names parameter files. Raises ConfigError if a parameter is
-    out of range, a parameter file does not address this node, or another node has its name.
+    out of range, a parameter file does not address this node, two of its topics are one, or
+    another node has its name.
     """
 
     def __init__(
@@ -144,6 +146,10 @@ class SpeedGovernorNode(Node):
     ) -> None:
         super().__init__(NODE_NAME)
         require_files_for(words, self.get_fully_qualified_name())
+        names = [self.resolve_topic_name(name) for name in (FLAG_TOPIC, 'cmd_vel', LIMITED)]
+        if len(set(names)) < len(names):  # its own command would never be too old
+            raise ConfigError(f'the flag, the commands and the limited ones are on {names}',
+                              'three topics', 'remap them to different names')
         self._steady_s = clock
         settings = self._settings = declared_settings(
             self, policy.SpeedSettings, policy.speed_settings_from_dict)
@@ -155,7 +161,7 @@ class SpeedGovernorNode(Node):
         self._factors = self.create_publisher(
             Float32, '~/speed_factor', topics.flag_qos(DEADLINE_PERIODS * settings.period_s))
         kind = TwistStamped if settings.stamped else Twist
-        self._limited = self.create_publisher(kind, 'cmd_vel_limited', COMMAND_QOS)
+        self._limited = self.create_publisher(kind, LIMITED, COMMAND_QOS)
         # The full name tells two governors apart in an aggregator.
         self._status_name = f'{self.get_fully_qualified_name().lstrip("/")}: speed'
         self._diagnostics = self.create_publisher(
