@@ -7,4 +7,4 @@ the interface of every runtime; ``check_record`` stores the results of the self-
 built by ``gpu.engine_build`` and stored by ``gpu.engine_cache``.
 """
 
-__all__ = ['check_record', 'gpu.engine_build', 'opening', 'registry']
+__all__ = ['check_record', 'gpu.engine_build', 'opening', 'registry', 'runner']

@@ -118,14 +118,16 @@ class FrameLoop:
 
     The `judge` decides and, in the node, publishes; by default it is the pipeline's gate. The
     `guard` of this camera checks stamps and pixels. With `measures_damaged`, an image that looks
-    damaged is measured as well, and the damage is its `doubt`.
+    damaged is measured as well, and the damage is its `doubt`. The flag falls after `timeout_s`
+    without a frame, by `clock_ns` of `take`; in the node, its judge sees to that.
     """
 
     def __init__(
         self, pipeline: Pipeline, judge: Judge | None = None, guard: FrameGuard | None = None,
-        *, measures_damaged: bool = False,
+        *, measures_damaged: bool = False, timeout_s: float = math.inf,
     ) -> None:
         self.pipeline = pipeline
+        self._timeout_s, self._taken_ns = timeout_s, 0
         self._judge, self._guard = judge or PlainJudge(pipeline), guard
         self._measures_damaged = measures_damaged
 
@@ -143,6 +145,10 @@ class FrameLoop:
         is judged. Without it, as for a folder of pictures, the guard is not used.
 
         """
+        if clock_ns is not None:
+            before_ns, self._taken_ns = self._taken_ns, clock_ns()
+            if (self._taken_ns - before_ns) / 1e9 >= self._timeout_s:
+                self._judge.refuse('frames had stopped', about, 'fault')
         epoch = self._judge.begin()
         if epoch is None:
             return None

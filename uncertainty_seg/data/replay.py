@@ -174,8 +174,10 @@ class _Replay:
         self._has_maps, self._has_views = has_maps, has_views
         # Pictures on a disk have no clock, and are judged as in `score`.
         self._is_of_camera = bool(topic)
-        self._loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings)) if topic else \
-            FrameLoop(pipeline, PhotographJudge(pipeline), measures_damaged=True)
+        settings = pipeline.settings
+        self._loop = FrameLoop(
+            pipeline, guard=FrameGuard(settings), timeout_s=settings.stale_timeout_s) if topic \
+            else FrameLoop(pipeline, PhotographJudge(pipeline), measures_damaged=True)
         self.report = ReplayReport(
             topic, pipeline.card.name, pipeline.backend_name, pipeline.passes
         )
@@ -253,14 +255,10 @@ def write_verdict(
                           else (min(item.received_ns, LATEST_NS), ''))
     verdict, received_ns = outcome.verdict, item.received_ns
     numbers = verdict_numbers(verdict, outcome.result, is_of_frame, pipeline.weakened_by)
-    steps = ('flag', 'numbers') if verdict.is_confident else ('numbers', 'flag')
-    for step in steps:
-        if step == 'flag':
-            flag = value_message(verdict.is_confident)
-            writer.write(f'{NODE_NAME}/confident', flag, received_ns)
-        else:
-            writer.write(f'{NODE_NAME}/verdict', numbers_message(stamp_ns, frame_id, numbers),
-                         received_ns)
+    pair = [('confident', value_message(verdict.is_confident)),
+            ('verdict', numbers_message(stamp_ns, frame_id, numbers))]
+    for name, message in pair if verdict.is_confident else pair[::-1]:
+        writer.write(f'{NODE_NAME}/{name}', message, received_ns)
     writer.write(f'{NODE_NAME}/score', value_message(verdict.score_ratio), received_ns)
     status = verdict_status(verdict, outcome.result, pipeline.thresholds, has_latency=False,
                             weakened_by=pipeline.weakened_by, stamps=pipeline.settings.stamps)

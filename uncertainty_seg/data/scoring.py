@@ -34,6 +34,7 @@ import numpy as np
 
 from uncertainty_seg.backends.opening import checked_settings, offline_settings
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.backends.runner import usable_threads
 from uncertainty_seg.core.calibration import calibration_to_json, mask_digest
 from uncertainty_seg.core.frame_guard import FrameGuard
 from uncertainty_seg.core.frame_loop import FrameLoop, Outcome, PhotographJudge
@@ -219,11 +220,7 @@ def _shared_out(settings: Settings, workers: int, *, is_cluster: bool) -> Settin
     if settings.threads or (workers == 1 and not is_cluster):
         return settings
     # On a cluster a task requests one core.
-    return replace(settings, threads=1 if is_cluster else max(1, _num_cores() // workers))
-
-
-def _num_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
+    return replace(settings, threads=1 if is_cluster else max(1, usable_threads(0) // workers))
 
 
 def _run(
@@ -632,9 +629,11 @@ class _Shard:
 
     def _loop_of(self, dive: str, topic: str) -> FrameLoop:
         if (dive, topic) not in self._loops:
-            pipeline, guard = self._engine.pipeline(), FrameGuard(self._engine.settings)
+            pipeline, settings = self._engine.pipeline(), self._engine.settings
             judge = PhotographJudge(pipeline) if self._job.source.kind == 'folder' else None
-            self._loops[dive, topic] = FrameLoop(pipeline, judge, guard, measures_damaged=True)
+            self._loops[dive, topic] = FrameLoop(
+                pipeline, judge, FrameGuard(settings), measures_damaged=True,
+                timeout_s=self._job.stride * settings.stale_timeout_s)
         return self._loops[dive, topic]
 
     def _count_bad(self, item: SourceFrame | BadFrame, reason: str) -> None:
