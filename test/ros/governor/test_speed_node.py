@@ -17,10 +17,10 @@ from geometry_msgs.msg import Twist, TwistStamped
 import pytest
 import rclpy
 from rclpy.executors import ExternalShutdownException
-from rclpy.qos import QoSHistoryPolicy, QoSReliabilityPolicy
 from ros_helpers import own_domain, values_of
 from std_msgs.msg import Bool
 
+from uncertainty_seg.errors import ConfigError
 from uncertainty_seg.ros import node_life, topics
 from uncertainty_seg.ros import rivals as name_claim
 from uncertainty_seg.ros.governor import node as governor_node
@@ -401,12 +401,6 @@ def test_the_six_velocities_of_a_twist_go_in_and_out_in_one_order() -> None:
     assert velocity_of(msg) == values
 
 
-def test_only_the_newest_command_is_queued_and_none_is_lost_on_the_way() -> None:
-    qos = governor_node.COMMAND_QOS
-    assert (qos.depth, qos.history, qos.reliability) == (
-        1, QoSHistoryPolicy.KEEP_LAST, QoSReliabilityPolicy.RELIABLE)
-
-
 def test_a_command_is_scaled_slowed_down_when_the_flag_falls_and_ended(domain: int) -> None:
     with governor(domain) as one:
         one.rise()
@@ -560,14 +554,16 @@ def test_a_callback_that_fails_makes_the_factor_fall_and_the_node_lives_on(
     assert [(level, 'ValueError: x' in text) for level, text in log] == [('error', True)]
 
 
-@pytest.mark.parametrize(('error', 'called'), [
-    (KeyboardInterrupt, ['ignore', 'stop', 'destroy']),  # a second signal
-    (ExternalShutdownException, ['destroy']),  # nothing can be published any more
+@pytest.mark.parametrize(('error', 'code', 'called'), [
+    (KeyboardInterrupt, 0, ['ignore', 'stop', 'destroy']),  # a second signal
+    (ConfigError('x'), 2, ['stop', 'destroy']),  # another governor has the name
+    (ExternalShutdownException, 0, ['destroy']),  # nothing can be published any more
 ])
-def test_an_end_from_outside_is_exit_code_0(
-    domain: int, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], called: list[str]
+def test_an_end_from_outside_leaves_the_slow_factor_where_that_is_possible(
+    domain: int, monkeypatch: pytest.MonkeyPatch, error: Any, code: int,
+    called: list[str],
 ) -> None:
     def spin(stop: Any, executor: Any, on_fault: Any, on_turn: Any) -> None:
         raise error
 
-    assert run_main(domain, monkeypatch, spin) == (0, called, [])
+    assert run_main(domain, monkeypatch, spin) == (code, called, [])

@@ -331,6 +331,9 @@ def _run(words: Sequence[str]) -> int:
         node_life.ignore_signals()
         node.stop()
         return 0
+    except ConfigError:  # another governor has the name
+        node.stop()
+        raise
     finally:
         executor.shutdown()
         node.destroy_node()
