@@ -83,7 +83,6 @@ CASES: dict[str, tuple[list[onnx.NodeProto], tuple[float, float]]] = {
     'max_pool_padded': ([node('MaxPool', 'a', 'output', kernel_shape=[3, 3], strides=[2, 2],
                               pads=[1, 1, 1, 1])], (0.08, 0.15)),
     'add_constant': ([node('Add', 'a scale', 'output')], EXACT),
-    'constant_less': ([node('Sub', 'one a', 'output')], EXACT),
     'neg': ([node('Neg', 'a', 'output')], EXACT),
     'mul_constant': ([node('Mul', 'scale a', 'output')], EXACT),
     'div_constant': ([node('Div', 'a gain', 'output')], EXACT),
@@ -98,8 +97,6 @@ CASES: dict[str, tuple[list[onnx.NodeProto], tuple[float, float]]] = {
     'nearest': ([node('Resize', 'a - by_two', 'output', mode='nearest',
                       coordinate_transformation_mode='asymmetric', nearest_mode='floor')], EXACT),
     'linear': ([node('Resize', 'a - by_two', 'output', mode='linear')], EXACT),
-    'linear_uneven': ([node('Resize', 'a - by_more', 'output', mode='linear',
-                            coordinate_transformation_mode='asymmetric')], EXACT),
     'linear_corners': ([node('Resize', 'a - by_more', 'output', mode='linear',
                              coordinate_transformation_mode='align_corners')], EXACT),
 }

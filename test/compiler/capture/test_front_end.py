@@ -228,6 +228,10 @@ def test_a_net_of_two_minds_stays_in_eval_mode_and_keeps_its_dropout(
     assert marked.training == {'inner'}
     assert marked.outputs == ('output',)
     assert "it returns 'output_0', 'output_1' in place of 'output'" in caplog.text
+    caplog.clear()
+    find(lambda x, training: F.dropout(x, 0.5, training) * (0.5 if training else 1))
+    assert [(r.levelname, 'differs by' in r.getMessage()) for r in caplog.records] == [
+        ('WARNING', True)]
 
 
 # --- randomness from other sources than torch ---

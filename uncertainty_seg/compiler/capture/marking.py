@@ -156,7 +156,9 @@ def _marked(
             if drop.module in silenced | first.chose and drop not in live.drops]
     if problem or lost:
         problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
-        _log.info('the net changes in training mode (%s): it stays in eval mode', problem)
+        _log.log(logging.WARNING if 'differs by' in problem else logging.INFO,
+                 'the net changes in training mode (%s): passes are those of eval mode, with '
+                 'dropout on', problem)
         both = replace(live, drops=(*live.drops, *(d for d in first.drops
                                                    if d not in live.drops)))
         marked = _in_eval_mode(copied(pristine), image, plain, both, problem, set(silenced))

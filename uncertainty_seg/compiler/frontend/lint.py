@@ -141,7 +141,7 @@ def _bytes_at_the_border(model: onnx.ModelProto) -> Iterator[str]:
             source = types.get(node.input[0], UNKNOWN).kind if node.input else 0
             if source != TensorProto.UINT8 and node.op_type != 'QuantizeLinear':
                 yield f'{node.op_type} {node.name!r} makes the bytes {name!r}, which only a ' \
-                      'quantisation may'
+                      'quantisation may; keep them float32'
 
 
 def _resize(model: onnx.ModelProto) -> Iterator[str]:
