@@ -84,7 +84,7 @@ def test_the_promise_is_kept_on_frames_that_nothing_has_seen(
 
 @pytest.mark.release
 def test_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
-    folders: Path, tmp_path: Path
+    folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     rng = np.random.default_rng(4)
     (tmp_path / 'flat').mkdir()
@@ -103,7 +103,7 @@ def test_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
     assert guards['flat'] and not guards['like']
     _, seen, _ = call_json('evaluate', tmp_path / 'flat bundle', folders / 'fresh', '--ood',
                            tmp_path / 'flat')
-    assert seen['gate']['foreign_accepted'] == 0
+    assert seen['gate']['foreign_accepted'] == 0 and ' 40 of the 40 ' in caplog.text
 
 
 def test_the_temperature_is_that_of_val_and_of_no_other_split(

@@ -324,7 +324,8 @@ def _calibration(
     of_images = [image_statistics(image, None if ignore is None else
                                   KeptPoints.of(ignore, image.shape[0], image.shape[1]))
                  for image, _ in (*read.looked_at.pairs, *read.val.pairs)]
-    given = [image for image, _ in (*read.train.pairs, *read.val.pairs, *read.held.pairs)]
+    given = [*read.foreign.values(), *(
+        image for part in (read.train, read.val, read.held) for image, _ in part.pairs)]
     return Calibration(
         passes=passes_of(bundle.card, settings), seed=settings.seed,
         mask_policy=settings.mask_policy,

@@ -321,7 +321,7 @@ def _notes(
     contended: Mapping[str, Contended],
 ) -> tuple[str, ...]:
     notes = [f'{frames.remark[0].upper()}{frames.remark[1:]}.'] if frames.remark else []
-    images = [image for image, _ in frames.known.pairs]
+    images = [*(image for image, _ in frames.known.pairs), *frames.foreign.values()]
     for one in contenders:
         made = one.bundle.calibration
         if made is None:

@@ -17,7 +17,6 @@ from uncertainty_seg.calibration.labelled_pairs import (
     count_familiar,
     every_score,
     labelled_frames,
-    NO_BLOCKS,
     opened,
 )
 from uncertainty_seg.calibration.report.page import interval_text
@@ -162,8 +161,9 @@ def evaluate_bundle(
     read = labelled_frames(bundle, settings, data, split, blocks, ood)
     known = read.known
     is_fitted = _is_fitted(bundle, known.pairs)
-    if promise and blocks is None:
-        _log.warning(NO_BLOCKS)
+    if count := count_familiar(bundle, [*read.foreign.values()]):
+        _log.warning('the gate was chosen on %d of the %d foreign images: its figures on them are '
+                     'too good', count, len(read.foreign))
     with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
         evaluation = evaluate(pipeline, known.pairs, rule, f'{split} frames')

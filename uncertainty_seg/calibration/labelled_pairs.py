@@ -235,6 +235,8 @@ def labelled_frames(
     read = load_folder(folder, split)
     data, remark = without_selected(read, folder)
     known = known_frames(bundle, data, settings.ignore_mask)
+    if blocks is None and bundle.calibration and bundle.calibration.promises:
+        _log.warning(NO_BLOCKS)
     known, names = without_twins(known, read_blocks(blocks, known.stems))
     foreign = images_in(ood) if ood else {}
     refuse_familiar(foreign, known)

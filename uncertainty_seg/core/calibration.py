@@ -138,7 +138,7 @@ class Calibration:
     # Smallest value of each score on the split `limits`: `core.gate.RISE_RATIO` is a share of
     # the way from there to the threshold.
     floors: Mapping[str, float] = field(default_factory=dict)
-    # `image_digest` of every image of the three splits, sorted.
+    # `image_digest` of every image of the three splits and every foreign one, sorted.
     seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -279,9 +279,9 @@ def best_temperature(grid: Sequence[float], measured: Callable[[float], float]) 
     """
     Return the temperature of an increasing grid with the least value of `measured`.
 
-    The search starts at the temperature nearest to 1 and goes in both directions. The likelihood
-    has a single maximum over the temperature, so each direction ends at the first value that is
-    worse than the one before.
+    The search starts at the temperature nearest to 1 and goes in both directions, each up to the
+    first value that is worse than the one before. The likelihood of many pixels hardly ever has a
+    second maximum over the temperature.
     """
     start = min(range(len(grid)), key=lambda place: abs(np.log(grid[place])))
     found = {grid[start]: measured(grid[start])}
