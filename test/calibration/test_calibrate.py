@@ -184,6 +184,11 @@ def test_what_evaluate_counts_is_what_a_loop_over_the_pipeline_counts(
     assert found['gate']['accepted_and_bad']['value'] == pytest.approx(
         np.mean(np.array(accepted) & np.array(bad)))
     assert found['gate']['bad_if_accepted']['num_accepted'] == sum(accepted)
+    # A stricter gate keeps the promise, too; for a looser one there is none.
+    for scale, is_judged in (0.9, True), (1.1, False):
+        gate = call_json('evaluate', bundle, folders / 'fresh', '--set',
+                         f'gate.threshold_scale={scale}')[1]['gate']
+        assert (gate['promise_kept'] is not None) is is_judged
     for name, interval in found['intervals'].items():
         assert interval['value'] == pytest.approx(found[name])
         assert interval['lower'] < interval['value'] < interval['upper']

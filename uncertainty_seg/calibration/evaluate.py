@@ -119,8 +119,8 @@ class Evaluated:
         if self.flag is None:
             return first + as_sentence(NO_FLAG)
         if self.flag.verdict is None:
-            return first + ('No promise was made for these frames: the rule for bad masks '
-                            'differs, or the frames were selected by their scores.')
+            return first + ('No promise was made for these frames: the rule for bad masks or the '
+                            'gate differs, or the frames were selected by their scores.')
         return first + self.flag.verdict.sentence()
 
     def line(self) -> dict[str, Any]:
@@ -171,8 +171,10 @@ def evaluate_bundle(
     frames = evaluation.table(known.stems, read.blocks)
     told = [name for name in frames.scores if not is_rounding(bundle.card, name)]
     frames, foreign = frames.only(told), foreign and foreign.only(told)
-    # The promise holds neither for another rule nor for frames that were all selected by scores.
-    kept = promise if promise and rule.text == promise.bad and read.is_dive else None
+    # The promise holds neither for another rule, nor for frames that were all selected by scores,
+    # nor for looser thresholds or other scores.
+    kept = promise if promise and rule.text == promise.bad and read.is_dive and all(
+        limits.get(name, 1.0) <= limit for name, limit in promise.limits.items()) else None
     draws, ranker = Draws.of(read.blocks), FrameRanker(frames, len(read.foreign))
     flag = None if calibration is None else _flag(
         calibration, kept, limits, frames, foreign, ranker, read.blocks if blocks else None,

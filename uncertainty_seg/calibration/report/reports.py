@@ -44,7 +44,6 @@ from uncertainty_seg.calibration.report.pictures import (
     plot_reliability,
     plot_risk_coverage,
 )
-from uncertainty_seg.calibration.stats.conformal import mean_block_share
 from uncertainty_seg.calibration.stats.evaluation import (
     Evaluation,
     FrameRanker,
@@ -234,13 +233,12 @@ def _tiles(found: Evaluation, promise: Promise | None) -> list[tuple[str, str]]:
 
 def _held_against(found: Evaluated) -> Promise | None:
     """Return the promise with shares measured on these frames, all blocks weighted equally."""
-    if found.flag is None or found.flag.promise is None:
+    flag = found.flag
+    if flag is None or flag.promise is None:
         return None
-    accepted = found.frames.accepted(found.flag.promise.limits)
-    return replace(
-        found.flag.promise, accepted=mean_block_share(accepted, found.frames.blocks),
-        accepted_and_bad=mean_block_share(accepted & found.frames.is_bad, found.frames.blocks),
-        bad_if_accepted_upper=found.flag.bad_if_accepted.upper)
+    return replace(flag.promise, accepted=flag.accepted.value,
+                   accepted_and_bad=flag.accepted_and_bad.value,
+                   bad_if_accepted_upper=flag.bad_if_accepted.upper)
 
 
 def _measured_on(found: Evaluated) -> str:
