@@ -3,6 +3,7 @@
 
 import dataclasses
 from typing import Any
+from unittest.mock import MagicMock
 
 from diagnostic_msgs.msg import DiagnosticStatus
 import pytest
@@ -10,6 +11,7 @@ from std_msgs.msg import Header
 
 from uncertainty_seg.backends.gpu.engine_build import BuildState
 from uncertainty_seg.core.settings import settings_from_dict
+from uncertainty_seg.ros.camera_station import CameraStation
 from uncertainty_seg.ros.health import (
     FAULT_MEMORY_S,
     FrameStatistics,
@@ -83,13 +85,16 @@ def test_a_fault_is_new_to_the_log_where_more_than_its_numbers_changed(camera: C
     assert [*map(camera.statistics.add_fault, reasons)] == [True, False, True, False, True]
 
 
-def test_each_camera_of_each_node_has_a_status_of_its_own(camera: Camera) -> None:
+def test_each_camera_of_each_node_has_a_status_and_a_promise_of_its_own(camera: Camera) -> None:
     msg = health_message(
         Header(), 'auv/seg', [camera.look(camera=name) for name in ('front', 'down')])
     assert [status.name for status in msg.status] == [
         'auv/seg: health front', 'auv/seg: health down']
     values = {pair.key: pair.value for pair in msg.status[1].values}
     assert (values['camera'], values['frames_over_rate']) == ('down', '3')
+    down: Any = MagicMock(_pipeline=MagicMock(weakened_by=('another ignore_mask',)))
+    health = CameraStation.health(down, dataclasses.replace(NODE, pipeline=MagicMock()))
+    assert 'ignore_mask' in health.warnings()[-1]
 
 
 # --- optional parts that fail --------------------------------------------------------------------

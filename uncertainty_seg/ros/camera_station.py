@@ -11,6 +11,7 @@ subscription from activate to deactivate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 import logging
 import math
@@ -270,9 +271,9 @@ class CameraStation:
         return next((rival.reason for rival in self._all_rivals() if rival.reason), '')
 
     def health(self, node: NodeHealth) -> Health:
-        """Return the health of the camera."""
+        """Return the health of the camera, whose `ignore_mask` may weaken its own promise."""
         return Health(
-            camera=self.name, node=node,
+            camera=self.name, node=replace(node, pipeline=node.pipeline and self._pipeline),
             is_stale=self._subscription is not None and self.owner.is_stale(),
             is_confident=self.owner.is_confident, why_down=self.owner.why_down, hint=self._hint,
             rival=self._rival(), statistics=self._statistics, counts=self._counts(),

@@ -339,8 +339,8 @@ class UncertaintySegNode(WatchedTopicsNode, node_life.SoundLifecycleNode):
         if self._log is not None and self._pipelines:
             self._log.reconfigure(settings, self._pipelines[0])
         if settings.stale_timeout_s != self._settings().stale_timeout_s:
-            self.destroy_timer(self._tick_timer)
-            self._tick_timer = self._make_tick_timer(settings)
+            before, self._tick_timer = self._tick_timer, self._make_tick_timer(settings)
+            self.destroy_timer(before)
 
     def _make_tick_timer(self, settings: Settings) -> Any:
         tick_s = min(max(settings.stale_timeout_s / 10, 0.01), 0.1)
