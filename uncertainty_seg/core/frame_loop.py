@@ -157,7 +157,7 @@ class FrameLoop:
         try:
             # The stamp first: the guard must record it even if the image cannot be read.
             if guard is not None:
-                reason = guard.stamp_fault(stamp_ns, now_ns())
+                reason = guard.stamp_fault(stamp_ns, self._taken_ns)
             image = read()
             if guard is not None:
                 pixels = guard.pixel_fault(image, self.pipeline.ignore)
