@@ -25,7 +25,6 @@ from uncertainty_seg.calibration.gate_choice import gate_of
 from uncertainty_seg.calibration.labelled_pairs import (
     data_digest,
     drawn_frames,
-    evenly,
     images_in,
     known_frames,
     KnownFrames,
@@ -254,7 +253,8 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
     refuse_familiar(val.named(), train, 'validation images', 'training images')
     for familiar in (train, val, held):
         refuse_familiar(foreign, familiar)
-    looked_at = train.take(evenly(len(train.pairs), MAX_TRAIN))
+    count = len(train.pairs)
+    looked_at = train.take(np.linspace(0, count - 1, min(MAX_TRAIN, count)).round().astype(int))
     return _ReadFrames(data, train, looked_at, val, held, blocks, foreign)
 
 

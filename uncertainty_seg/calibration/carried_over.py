@@ -12,7 +12,7 @@ refuses it or gives a different mask.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -101,7 +101,7 @@ def carry_over(
     described = replace(
         made, precision=precision_of(variant.card, settings.precision),
         model_sha256=model_digest(variant.card))
-    images = distinct(images_in(folder).values())
+    images = list({image_digest(image): image for image in images_in(folder).values()}.values())
     original, masks = _measured(source, images, replace(
         settings, precision=BUNDLE_PRECISION if made.precision == source.card.precision
         else made.precision), made)
@@ -125,11 +125,6 @@ def carry_over(
             source.card.name, made.precision, made.model_sha256, len(images),
             {f'{alpha:g}': shares for alpha, shares in accepted.items()}))
     return CarriedOver(carried, margins, len(images), accepted, float(differ.mean()))
-
-
-def distinct(images: Iterable[ImageU8]) -> list[ImageU8]:
-    """Return the images without duplicates, in their order."""
-    return list({image_digest(image): image for image in images}.values())
 
 
 def _require_same_share(accepted: Mapping[float, tuple[float, float]], name: str) -> None:

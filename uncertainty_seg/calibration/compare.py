@@ -328,9 +328,8 @@ def _notes(
             notes.append(f'{one.label} has no calibration: its temperature is 1, and scores that '
                          'a calibration adds are missing.')
         if count := count_familiar(one.bundle, images):
-            some = '' if count == len(images) else f'{count} of '
-            notes.append(f'{one.label} was trained or calibrated on {some}these images, so its '
-                         'figures are too good.')
+            notes.append(f'{one.label} was trained or calibrated on {count} of {len(images)} '
+                         'images, so its figures are too good.')
         bad = contended[one.label].is_bad
         if bad.all() or not bad.any():
             notes.append(f'{"every" if bad.all() else "no"} frame of {one.label} is bad by the '

@@ -39,7 +39,7 @@ from uncertainty_seg.calibration.stats.promise_verdict import (
     share_interval,
 )
 from uncertainty_seg.calibration.stats.ranks import RankFamily
-from uncertainty_seg.core.arrays import Column
+from uncertainty_seg.core.arrays import Column, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Promise
 from uncertainty_seg.core.gate import NO_CALIBRATION
@@ -160,10 +160,8 @@ def evaluate_bundle(
                          bundle.card.class_names)
     read = labelled_frames(bundle, settings, data, split, blocks, ood)
     known = read.known
-    is_fitted = _is_fitted(bundle, known.pairs)
-    if count := count_familiar(bundle, [*read.foreign.values()]):
-        _log.warning('the gate was chosen on %d of the %d foreign images: its figures on them are '
-                     'too good', count, len(read.foreign))
+    is_fitted = _has_used(bundle, [image for image, _ in known.pairs], 'images')
+    _has_used(bundle, [*read.foreign.values()], 'foreign images')
     with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
         limits, passes, precision = pipeline.thresholds, pipeline.passes, pipeline.precision
         evaluation = evaluate(pipeline, known.pairs, rule, f'{split} frames')
@@ -188,13 +186,12 @@ def evaluate_bundle(
         flag, is_fitted, passes, precision, read.remark)
 
 
-def _is_fitted(bundle: ModelBundle, pairs: Sequence[Pair]) -> bool:
-    """Return whether network or thresholds were fitted on any of these images, and warn."""
-    count = count_familiar(bundle, [image for image, _ in pairs])
+def _has_used(bundle: ModelBundle, images: Sequence[ImageU8], what: str) -> bool:
+    """Return whether network or calibration were made with any of these images, and warn."""
+    count = count_familiar(bundle, images)
     if count:
-        some = '' if count == len(pairs) else f'{count} of '
-        _log.warning('the network or its thresholds were fitted on %sthese images: the shares '
-                     'accepted and bad prove nothing%s', some, '; leave those out' * bool(some))
+        _log.warning('network or calibration were made with %d of the %d %s: figures on these '
+                     'prove nothing', count, len(images), what)
     return count > 0
 
 

@@ -250,11 +250,6 @@ def count_familiar(bundle: ModelBundle, images: Sequence[ImageU8]) -> int:
     return sum(image_digest(image) in seen for image in images) if seen else 0
 
 
-def evenly(count: int, most: int) -> NDArray[np.int64]:
-    """Return at most `most` of the rows 0..count-1, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(np.int64))
-
-
 def every_score(bundle: ModelBundle) -> ScoreVector:
     """Return the score vector with all scores that a bundle provides."""
     made = bundle.calibration

@@ -105,7 +105,8 @@ def write_calibration_report(
             'Frames of the split limits': f'{made.num_limits}',
             'Bad among them': f'{found.held.is_bad.mean():.0%}',
             'Scores of the gate': ', '.join(made.gate_scores)}),
-        Section('notes', 'Notes', [Notes(_calibration_notes(found))]),
+        Section('notes', 'Notes', [Notes([_promise_note(one, *found.halves[one.alpha])
+                                          for one in made.promises])]),
     ], leads, warnings, _tiles(found.after, promise)).page())
 
 
@@ -293,11 +294,6 @@ def _evaluation_facts(found: Evaluated) -> dict[str, str]:
     if found.foreign is not None:
         facts['Foreign frames'] = f'{len(found.foreign)}'
     return facts
-
-
-def _calibration_notes(found: CalibrationOutcome) -> list[str]:
-    return [_promise_note(promise, *found.halves[promise.alpha])
-            for promise in found.calibration.promises]
 
 
 def _promise_note(promise: Promise, accepted: float, bad: float) -> str:
