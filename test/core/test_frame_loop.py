@@ -161,7 +161,7 @@ def test_the_first_image_of_a_camera_raises_no_flag(
                         settings_from_dict({'damage_scale': 0.0, **settings}))
     loop = FrameLoop(pipeline, guard=FrameGuard(pipeline.settings))
     images = [BLUE ^ np.uint8(0 if is_frozen else k) for k in range(4)]
-    outcomes = [loop.take(lambda image=image: image, k * 10**8 + 1, clock_ns=lambda k=k: k * 10**8)
-                for k, image in enumerate(images)]
+    outcomes = [loop.take(lambda image=image: image, k * 10**8, clock_ns=lambda k=k: k * 10**8)
+                for k, image in enumerate(images, start=1)]
     assert [outcome.verdict.is_confident for outcome in outcomes] == flags
     assert all(outcome.result is not None for outcome in outcomes)

@@ -70,7 +70,7 @@ class FrameGuard:
             self._stamps.append(stamp_ns)
         self._ages_s.append((now_ns - stamp_ns) / 1e9)
         is_of_receipt = self._settings.stamps == 'receipt'
-        if is_of_receipt and now_ns == 0:
+        if now_ns == 0 and (is_of_receipt or self._settings.max_age_s):
             return _NO_CLOCK
         if stamp_ns <= 0:
             return (f'the stamp of the image is {stamp_ns / 1e9:g}, expected the time of its '
@@ -94,8 +94,6 @@ class FrameGuard:
         age_s, settings = (now_ns - stamp_ns) / 1e9, self._settings
         if not settings.max_age_s or -settings.max_skew_s <= age_s <= settings.max_age_s:
             return ''
-        if now_ns == 0:
-            return _NO_CLOCK
         found = (f'the image is {age_s:.1f} s old, at most {settings.max_age_s:g} s is allowed '
                  '(max_age_s)' if age_s > 0 else
                  f'the image is stamped {-age_s:.1f} s in the future, at most '
