@@ -16,7 +16,11 @@ import pytest
 pytest.importorskip('sklearn', reason='scikit-learn fits the density')
 pytest.importorskip('matplotlib', reason='matplotlib draws the report')
 
-from uncertainty_seg.calibration.labelled_pairs import KnownFrames, without_twins  # noqa: E402
+from uncertainty_seg.calibration.labelled_pairs import (  # noqa: E402
+    KnownFrames,
+    warn_of_lone_frames,
+    without_twins,
+)
 from uncertainty_seg.cli.main import main  # noqa: E402
 
 RULE = ['--bad', 'accuracy<0.6']
@@ -38,6 +42,10 @@ def test_copies_in_other_blocks_are_left_out_and_those_in_their_own_stay(
     left, blocks = without_twins(known, np.array(['x', 'y', 'x', 'z', 'z']))
     assert left.stems == ['a', 'b', 'c', 'e'] and blocks.tolist() == ['x', 'y', 'x', 'z']
     assert '1 of 5' in caplog.text and ' d' in caplog.text
+    # Frames of unknown dives form a block each.
+    for names, count in (blocks, 1), (np.array(['frame a', 'frame b']), 2):
+        warn_of_lone_frames(names)
+        assert len(caplog.records) == count
 
 
 def test_copies_do_not_buy_a_promise(

@@ -28,9 +28,9 @@ from uncertainty_seg.calibration.labelled_pairs import (
     images_in,
     known_frames,
     KnownFrames,
-    NO_BLOCKS,
     opened,
     refuse_familiar,
+    warn_of_lone_frames,
     without_twins,
 )
 from uncertainty_seg.calibration.stats.bad_rule import BadRule
@@ -241,9 +241,8 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
     data = drawn_frames(load_folder(request.limits, 'limits'), request.limits)
     held = known_frames(bundle, data, ignore)
     refuse_trained(bundle.card, held)
-    if request.blocks is None:
-        _log.warning(NO_BLOCKS)
     held, blocks = without_twins(held, read_blocks(request.blocks, held.stems))
+    warn_of_lone_frames(blocks)
     require_blocks(blocks, request.alphas)
     train, val = (known_frames(bundle, load_folder(place, split), ignore)
                   for place, split in ((request.train, 'train'), (request.val, 'val')))

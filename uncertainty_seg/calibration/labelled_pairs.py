@@ -42,7 +42,6 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.review_record import CONTROL, read_review
 
 _log = logging.getLogger(__name__)
-NO_BLOCKS = 'no blocks: each image counts as independent, which frames of one video are not'
 _IMAGES = ('.jpg', '.jpeg', '.png')
 
 
@@ -173,6 +172,12 @@ def without_twins(
     return known.take(kept), blocks[kept]
 
 
+def warn_of_lone_frames(blocks: NDArray[np.str_]) -> None:
+    """Warn if each frame is a block, as without a file of blocks or with dives unknown."""
+    if len(np.unique(blocks)) == len(blocks):
+        _log.warning('no blocks: each image counts as independent; frames of one video are not')
+
+
 def images_in(folder: Path) -> dict[str, ImageU8]:
     """
     Read the images of a folder, or of its folder images/, by name.
@@ -235,9 +240,9 @@ def labelled_frames(
     read = load_folder(folder, split)
     data, remark = without_selected(read, folder)
     known = known_frames(bundle, data, settings.ignore_mask)
-    if blocks is None and bundle.calibration and bundle.calibration.promises:
-        _log.warning(NO_BLOCKS)
     known, names = without_twins(known, read_blocks(blocks, known.stems))
+    if bundle.calibration and bundle.calibration.promises:
+        warn_of_lone_frames(names)
     foreign = images_in(ood) if ood else {}
     refuse_familiar(foreign, known)
     return LabelledFrames(known, names, foreign, remark, not remark or data is not read)

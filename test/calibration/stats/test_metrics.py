@@ -102,16 +102,7 @@ def test_equal_scores_count_half_and_nan_is_the_largest(scores: Any, value: floa
 
 
 # -------------------------------------------------------------------------------------------------
-# Risk and coverage: by hand, against a slow implementation, and against torch-uncertainty.
-
-def test_the_curve_by_hand() -> None:
-    coverage, risk = risk_coverage([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1])
-    assert coverage == pytest.approx([0.25, 0.5, 0.75, 1])
-    assert risk == pytest.approx([0, 1 / 2, 1 / 3, 1 / 2])
-    assert aurc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]) == pytest.approx((0 + 1/2 + 1/3 + 1/2) / 4)
-    # Risks of an ideal score: 0, 0, 1/3, 1/2.
-    assert excess_aurc([0.1, 0.2, 0.3, 0.4], [0, 1, 0, 1]) == pytest.approx((1/2 + 0) / 4)
-
+# Risk and coverage: against a slow implementation, and against torch-uncertainty.
 
 @pytest.mark.parametrize('score', [np.nan, np.inf])
 def test_a_score_that_is_no_number_is_refused_first(score: float) -> None:
