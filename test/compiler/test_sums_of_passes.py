@@ -78,14 +78,14 @@ def test_logits_that_would_overflow_are_summed_right() -> None:
     assert found['sum_p'].sum(0) == pytest.approx(7)
 
 
-def test_each_of_equal_classes_gets_the_vote() -> None:
+def test_the_first_of_equal_classes_gets_the_vote() -> None:
     logits = np.zeros((3, CLASSES, ROWS, COLUMNS), np.float32)
     logits[0, 1:3] = 2  # two tied classes in a pass
     logits[1, 4] = -1  # four tied classes in a pass
     logits[2, 0] = 1
     found = summed(logits)
     assert_sums(found, sums_of_logits(logits))
-    np.testing.assert_array_equal(found['votes'][:, 0, 0], [2, 2, 2, 1, 0])
+    np.testing.assert_array_equal(found['votes'][:, 0, 0], [2, 1, 0, 0, 0])
 
 
 @pytest.mark.parametrize('offset', OFFSETS)

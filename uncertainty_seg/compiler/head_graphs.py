@@ -32,6 +32,12 @@ SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
 SUM_LOGITS = 'sum_logits'
 # The logits interpolated to the grid, if its points are not the centres of the logits.
 _BESIDE = 'sums_logits_beside'
+# Operators whose outputs are sums of many numbers, and those that pass values on. Equal largest
+# logits are common only behind others, as behind dropout of the logits, which makes them 0.
+_SUMMING = frozenset({'Add', 'BatchNormalization', 'Conv', 'ConvTranspose', 'Gemm', 'MatMul',
+                      'Sub'})
+_PASSING = frozenset({'Cast', 'Gather', 'Identity', 'Reshape', 'Resize', 'Squeeze', 'Transpose',
+                      'Unsqueeze'})
 
 
 def add_samples(
@@ -102,12 +108,19 @@ def add_sums(head: onnx.ModelProto, offset: tuple[float, float] = (0.0, 0.0)) ->
     made: dict[str, NDArray[np.generic]] = {
         'first_axis': np.array([0], np.int64), 'classes_axis': np.array([1], np.int64),
         'both_axes': np.array([0, 1], np.int64), 'zero': np.zeros((), np.float32)}
+    may_tie = _may_tie(head)
+    if may_tie:
+        made['order'] = np.arange(num_classes, 0, -1, np.float32).reshape(-1, 1, 1)
     nodes = [*head.graph.node]
     if any(offset):
         beside, more = _beside(num_classes, offset)
         nodes += beside
         made |= more
     nodes += _sums(_BESIDE if any(offset) else LOGITS)
+    nodes += _first_of_equals() if may_tie else []
+    nodes.append(helper.make_node(
+        'ReduceSum', ['sums_first_vote' if may_tie else 'sums_vote', 'sums_first_axis'], [VOTES],
+        keepdims=0))
     tensors = [numpy_helper.from_array(value, f'sums_{key}') for key, value in made.items()]
     return build_model(
         'passes', nodes, [*head.graph.input, float_info(INV_TEMPERATURE, (1,))],
@@ -164,6 +177,27 @@ def _sums(logits: str) -> list[onnx.NodeProto]:
         node('ReduceSum', ['sums_p_squared', 'sums_both_axes'], SUM_P2, keepdims=0),
         node('Equal', ['sums_below', 'sums_zero'], 'sums_is_vote'),
         node('Cast', ['sums_is_vote'], 'sums_vote', to=TensorProto.FLOAT),
-        node('ReduceSum', ['sums_vote', 'sums_first_axis'], VOTES, keepdims=0),
         node('ReduceSum', [LOGITS, 'sums_first_axis'], SUM_LOGITS, keepdims=0),
+    ]
+
+
+def _may_tie(head: onnx.ModelProto) -> bool:
+    """Tell whether classes may often have equal logits: their last operator is no sum."""
+    producers = {name: node for node in head.graph.node for name in node.output}
+    name = LOGITS
+    while name in producers and producers[name].op_type in _PASSING:
+        name = producers[name].input[0]
+    return name in producers and producers[name].op_type not in _SUMMING
+
+
+def _first_of_equals() -> list[onnx.NodeProto]:
+    """Give the vote of a pass to the first of equal classes alone, as an argmax does."""
+    node = helper.make_node
+    return [
+        node('Mul', ['sums_vote', 'sums_order'], ['sums_ranked']),
+        node('ReduceMax', ['sums_ranked', 'sums_classes_axis'], ['sums_rank'], keepdims=1),
+        node('Equal', ['sums_ranked', 'sums_rank'], ['sums_is_first']),
+        node('Cast', ['sums_is_first'], ['sums_first'], to=TensorProto.FLOAT),
+        # Without a number there is no vote, and all ranks are 0.
+        node('Mul', ['sums_first', 'sums_vote'], ['sums_first_vote']),
     ]

@@ -63,7 +63,7 @@ class PassSums:
     Sums over T passes at the grid (hg, wg) of C classes, float32; NaN where a logit was NaN.
 
     `p` and `votes` (C, hg, wg): the probabilities, and the number of passes in which each class
-    has the largest one (ties count for each). `entropy_nats` and `p_squared` (hg, wg): summed over
+    has the largest one (the first of equals). `entropy_nats` and `p_squared` (hg, wg): summed over
     the classes too. `logits` (C, hg, wg): not yet divided by the `temperature` of the passes, and
     at the centres of the logits wherever the grid lies. `features` is the trunk's output
     `feature_map` (1, D, hf, wf), if it has one.
@@ -362,7 +362,9 @@ def sums_of_logits(
         raise ShapeError(f'logits have shape {logits.shape}', '(T >= 1, C >= 2, hl, wl)')
     z = sample_beside(logits.astype(np.float64), offset)
     p = _softmax(z, temperature)
-    votes = (z == z.max(1, keepdims=True)).sum(0, dtype=np.float64)
+    # The first of equal classes has the vote, as an argmax gives it; NaN has none.
+    is_first = z.argmax(1)[:, None] == np.arange(z.shape[1])[:, None, None]
+    votes = (is_first & (z == z.max(1, keepdims=True))).sum(0, dtype=np.float64)
     return PassSums(len(z), p.sum(0), _entropy(p, 1).sum(0), (p * p).sum((0, 1)), votes,
                     logits.sum(0, dtype=np.float64), temperature)
 
