@@ -27,7 +27,7 @@ from uncertainty_seg.storage import foreign_files
 from uncertainty_seg.storage.whole_files import whole_file
 
 PART_ENDING = '.parquet'
-VERSION = 3
+VERSION = 4
 SCORE_PREFIX, SHARE_PREFIX = 'score.', 'share.'
 TABLE_KEY = b'uncertainty_seg.table'
 FILE_COLUMN = 'file'
