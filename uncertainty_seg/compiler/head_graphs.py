@@ -110,7 +110,7 @@ def add_sums(head: onnx.ModelProto, offset: tuple[float, float] = (0.0, 0.0)) ->
         'both_axes': np.array([0, 1], np.int64), 'zero': np.zeros((), np.float32)}
     may_tie = _may_tie(head)
     if may_tie:
-        made['order'] = np.arange(num_classes, 0, -1, np.float32).reshape(-1, 1, 1)
+        made['order'] = np.arange(num_classes, 0, -1, dtype=np.float32).reshape(-1, 1, 1)
     nodes = [*head.graph.node]
     if any(offset):
         beside, more = _beside(num_classes, offset)

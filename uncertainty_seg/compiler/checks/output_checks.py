@@ -203,7 +203,6 @@ Logits = list[NDArray[np.float32]]
 class StorageReport:
     """How the weights of a bundle are stored, and the effect of rounding them."""
 
-    megabytes: float  # Size of all graphs.
     full: tuple[str, ...] = ()  # Large weights that stay float32 while others have 16 bits.
     logit_error: float = 0.0  # Largest change of a logit, as a share of the logits' spread.
     label_error: float = 0.0  # Share of the passes' labels that rounding changes.
@@ -221,7 +220,7 @@ def store_weights(
 ) -> tuple[CompiledGraphs, StorageReport]:
     """Store the weights in 16 bits where this changes the logits little enough."""
     if options.full_weights or options.precision in ('fp16', 'bf16'):
-        return compiled, StorageReport(_megabytes(compiled.files))
+        return compiled, StorageReport()
     outside = tuple(name for part in (compiled.trunk, compiled.head) for name in unhalvable(part))
     report = _compared(compiled, card, outside)
     decisions = [Decision(_STEP, name, False, _OUTSIDE) for name in outside]
@@ -230,13 +229,9 @@ def store_weights(
                               f'16 bits show: they move a logit by {report.logit_error:.2g} of '
                               f'the spread, and {report.label_error:.2g} of the labels')]
         compiled = with_files(replace(compiled, is_halved=False))
-        report = StorageReport(_megabytes(compiled.files), ('all weights',))
+        report = StorageReport(('all weights',))
     plan = replace(compiled.plan, decisions=(*compiled.plan.decisions, *decisions))
     return replace(compiled, plan=plan), report
-
-
-def _megabytes(files: Mapping[str, bytes]) -> float:
-    return sum(map(len, files.values())) / 1e6
 
 
 def _compared(
@@ -247,13 +242,12 @@ def _compared(
     given = pass_inputs(card, passes, 1)
     images = _images(card.input.height, card.input.width)
     exact = _logits(compiled.trunk, compiled.head, given, images)
-    files = compiled.files
-    trunk, passes_file = (onnx.load_model_from_string(files[name])
+    trunk, passes_file = (onnx.load_model_from_string(compiled.files[name])
                           for name in (TRUNK_FILE, PASSES_FILE))
     ours = _logits(trunk, logits_of(passes_file), given, images)
     pairs = list(zip(ours, exact, strict=True))
     return StorageReport(
-        _megabytes(files), outside, max(distance(a, b) for a, b in pairs),
+        outside, max(distance(a, b) for a, b in pairs),
         max(float((a.argmax(1) != b.argmax(1)).mean()) for a, b in pairs),
         max(float(abs(softmax(a) - softmax(b)).max()) for a, b in pairs))
 
