@@ -15,19 +15,7 @@ def for_each(names: str, cases: Iterable[Any]) -> Callable[..., Any]:
     """
     Run a test for every case, as one test; the syntax is that of `pytest.mark.parametrize`.
 
-    Parameters
-    ----------
-    names : str
-        Comma-separated arguments of the test.
-    cases : iterable
-        The value of the argument, or a tuple of the values of several.
-
-    Returns
-    -------
-    callable
-        A decorator. The test stops at the first case that fails and names it. Fixtures are
-        created once for all cases.
-
+    The test stops at the first case that fails and names it. Fixtures are created once for all.
     """
     words = [word.strip() for word in names.split(',')]
     listed = [dict(zip(words, case if len(words) > 1 else (case,), strict=True)) for case in cases]

@@ -30,19 +30,9 @@ class FakeBackend(Runner):
     """
     The logit of class c follows colour channel c modulo 3, scaled by its mask.
 
-    Parameters
-    ----------
-    card : ModelCard
-        Gives the sizes, the classes and the dropout sites.
-    fail_on_run : int
-        The run, counted from 1, that raises `BackendError`; 0 disables it.
-    nan_on_run : int
-        The run, counted from 1, whose first logit is NaN; 0 disables it.
-    delay_s : float
-        Added duration of every run.
+    The runs of these numbers, counted from 1, raise `BackendError` (`fail_on_run`) or have a first
+    logit of NaN (`nan_on_run`); 0 is none. `delay_s` is added to every run.
 
-    Notes
-    -----
     The logit of class c in pass t, at a block of the image with mean colour x in 0..1, is
     ``8 x[c % 3] / (1 + c // 3) * m[t, c]``. The factor m is the product over all sites of the
     mean of the mask's elements c, c + C, c + 2C and so on (of element c modulo their number

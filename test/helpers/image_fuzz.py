@@ -35,15 +35,7 @@ def row_bytes(encoding: str, width: int) -> int:
 
 
 class Fuzzer:
-    """
-    A generator of random messages.
-
-    Parameters
-    ----------
-    seed : int
-        Equal seeds give equal messages.
-
-    """
+    """A generator of random messages; equal seeds give equal messages."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)

@@ -56,29 +56,13 @@ Eager = Callable[[Array, bool], Array]
 
 @dataclass(frozen=True)
 class Case:
-    """
-    A network as the compiler gets it, and its reference.
+    """A network as the compiler gets it, and its reference."""
 
-    Attributes
-    ----------
-    net : Module or Path
-        The argument of the compiler.
-    eager : callable
-        The same network, never passed to the compiler.
-    size : (int, int)
-        Width and height.
-    classes : int
-        Number of classes, C.
-    options : mapping
-        Further arguments of `compile_network`.
-
-    """
-
-    net: Any
-    eager: Eager
-    size: tuple[int, int]
+    net: Any  # The argument of the compiler: a module or a path.
+    eager: Eager  # The same network, never passed to the compiler.
+    size: tuple[int, int]  # Width and height.
     classes: int
-    options: Mapping[str, Any]
+    options: Mapping[str, Any]  # Further arguments of `compile_network`.
 
 
 @dataclass(frozen=True)

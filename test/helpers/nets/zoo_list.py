@@ -29,29 +29,14 @@ SQUARE = (64, 64)
 
 @dataclass(frozen=True)
 class Row:
-    """
-    One network.
+    """One network."""
 
-    Attributes
-    ----------
-    build : callable
-        Returns the network, or with `is_onnx` a file and a function that runs the network.
-    source : str
-        The library, under its name in the table.
-    size : (int, int)
-        Width and height.
-    options : mapping
-        Further arguments of `compile_network`.
-    is_onnx : bool
-        Whether `build` writes a file into a folder.
-
-    """
-
+    # Returns the network, or with `is_onnx` a file and a function that runs the network.
     build: Callable[[], Any]
-    source: str
-    size: tuple[int, int] = SIZE
-    options: Mapping[str, Any] = field(default_factory=dict)
-    is_onnx: bool = False
+    source: str  # The library, under its name in the table.
+    size: tuple[int, int] = SIZE  # Width and height.
+    options: Mapping[str, Any] = field(default_factory=dict)  # Of `compile_network`.
+    is_onnx: bool = False  # Whether `build` writes a file into a folder.
 
 
 def paper(name: str, *args: Any, where: str = 'paper_nets', **options: Any) -> Build:
