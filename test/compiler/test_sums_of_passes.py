@@ -8,7 +8,7 @@ from pathlib import Path
 import masked_bundles
 from masked_bundles import SPEC
 import numpy as np
-from onnx import helper
+from onnx import helper, numpy_helper
 import pytest
 
 from uncertainty_seg.compiler.head_graphs import add_sums
@@ -35,12 +35,14 @@ def assert_sums(found: dict[str, np.ndarray], right: PassSums) -> None:
 
 
 def summed(
-    logits: np.ndarray, temperature: float = 1.0, offset: tuple[float, float] = (0.0, 0.0)
+    logits: np.ndarray, temperature: float = 1.0, offset: tuple[float, float] = (0.0, 0.0),
+    may_tie: bool = True,
 ) -> dict[str, np.ndarray]:
-    """Return the graph's sums of given logits (T, C, h, w)."""
+    """Return the graph's sums of logits (T, C, h, w); a head that ends in a sum has no ties."""
     shape = ('T', *logits.shape[1:])
-    head = build_model('head', [helper.make_node('Neg', ['x'], ['logits'])],
-                       [float_info('x', shape)], [float_info('logits', shape)], [])
+    last = helper.make_node(*(('Neg', ['x']) if may_tie else ('Sub', ['zero', 'x'])), ['logits'])
+    head = build_model('head', [last], [float_info('x', shape)], [float_info('logits', shape)],
+                       [numpy_helper.from_array(np.zeros((), np.float32), 'zero')])
     graph = session(add_sums(head, offset))
     names = [info.name for info in graph.get_outputs()]
     scale = np.array([1 / temperature], np.float32)
@@ -60,7 +62,9 @@ def test_sums_are_those_of_the_definition(
     passes: int, temperature: float, offset: tuple[float, float]
 ) -> None:
     logits = drawn(passes)
-    assert_sums(summed(logits, temperature, offset), sums_of_logits(logits, temperature, offset))
+    right = sums_of_logits(logits, temperature, offset)
+    for may_tie in (True, False):
+        assert_sums(summed(logits, temperature, offset, may_tie), right)
 
 
 @pytest.mark.parametrize('offset', OFFSETS)
@@ -103,7 +107,7 @@ def test_what_is_no_number_in_one_pass_is_none_in_its_cells_alone(
     found = summed(logits, 1.0, offset)
     for name, of_graph in OF_GRAPH.items():
         if name == 'votes':
-            continue  # the pass has no vote; its NaN entropy marks it
+            continue  # the pass has one vote or none; its NaN entropy marks it
         sums = np.broadcast_to(found[of_graph], (CLASSES, ROWS, COLUMNS))
         wanted = np.broadcast_to(getattr(right, name), sums.shape)
         is_none = ~np.isfinite(sums)
@@ -112,6 +116,7 @@ def test_what_is_no_number_in_one_pass_is_none_in_its_cells_alone(
         assert not is_none[:, ~reached].any(), name
         np.testing.assert_allclose(sums[:, ~reached], wanted[:, ~reached], rtol=1e-4, atol=1e-4)
     assert np.isnan(found['sum_entropy'][touched]).all()
+    assert (found['votes'].sum(0) <= len(logits)).all()
 
 
 # --- the files of every method -------------------------------------------------------------------

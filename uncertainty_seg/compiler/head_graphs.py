@@ -198,6 +198,6 @@ def _first_of_equals() -> list[onnx.NodeProto]:
         node('ReduceMax', ['sums_ranked', 'sums_classes_axis'], ['sums_rank'], keepdims=1),
         node('Equal', ['sums_ranked', 'sums_rank'], ['sums_is_first']),
         node('Cast', ['sums_is_first'], ['sums_first'], to=TensorProto.FLOAT),
-        # Without a number there is no vote, and all ranks are 0.
+        # If no class has a vote, as with an infinite logit, all ranks are 0 and equal.
         node('Mul', ['sums_first', 'sums_vote'], ['sums_first_vote']),
     ]

@@ -362,7 +362,7 @@ def sums_of_logits(
         raise ShapeError(f'logits have shape {logits.shape}', '(T >= 1, C >= 2, hl, wl)')
     z = sample_beside(logits.astype(np.float64), offset)
     p = _softmax(z, temperature)
-    # The first of equal classes has the vote, as an argmax gives it; NaN has none.
+    # The first of equal classes has the vote, as in an argmax; NaN has none.
     is_first = z.argmax(1)[:, None] == np.arange(z.shape[1])[:, None, None]
     votes = (is_first & (z == z.max(1, keepdims=True))).sum(0, dtype=np.float64)
     return PassSums(len(z), p.sum(0), _entropy(p, 1).sum(0), (p * p).sum((0, 1)), votes,
