@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """`evaluate` of several bundles: its report and JSON line, and wrong input."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 import json
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Comparison rows with known results: equal, better, worse; and unbiased choices."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from html import unescape
 import json

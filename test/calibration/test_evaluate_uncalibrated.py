@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """`evaluate` of an uncalibrated bundle: it measures all but the flag, and reports that."""
 
-from __future__ import annotations
-
 import json
 import logging
 from pathlib import Path

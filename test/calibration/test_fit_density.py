@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The fitted density: scikit-learn's likelihood, the number of components, refusals."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import math
 

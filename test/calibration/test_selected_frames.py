@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Calibration on imported labels: only randomly drawn frames with reviewed labels are used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import json
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """An image under several names counts as one frame, and a labelled image is not foreign."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 import shutil

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The command line: help without heavy libraries, exit codes, one error sentence, JSON line."""
 
-from __future__ import annotations
-
 import argparse
 from importlib import import_module
 import io

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Error propagation from a network to maps: moments rank pixels as sampling does."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

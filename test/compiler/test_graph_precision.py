@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Graphs converted to 16 bits and back equal the float32 graph up to rounding."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from graph_samples import net, run, run_split, SPEC, tensor

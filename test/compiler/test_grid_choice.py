@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The grid of the sums is chosen so that the maps agree with the network's, run by torch."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

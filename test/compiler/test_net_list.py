@@ -8,8 +8,6 @@ the same with the whole list and more passes.
 
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

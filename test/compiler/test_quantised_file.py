@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """An ONNX file with QDQ nodes, quantised by NNCF, compiles with its 8-bit weights."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 import sys

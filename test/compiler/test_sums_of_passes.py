@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The graph that sums the passes agrees with the definitions, for every method and grid."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import masked_bundles

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The guard reports frames that are late, early, out of order, repeated or frozen, no others."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The loop of node, replay and score: every frame gets a verdict, unless the judge has ended."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A card that requires terabytes or contains terminal control characters is refused."""
 
-from __future__ import annotations
-
 import json
 from typing import Any
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Sums that no image can have are a fault of the backend, and never a confident frame."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 from pathlib import Path

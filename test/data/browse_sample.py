@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Images for the tiny bundle, and the data that the script of a browse page reads."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 import json

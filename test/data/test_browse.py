@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The verb browse: content of the page, omitted frames, and one sentence per error."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterable
 from contextlib import closing

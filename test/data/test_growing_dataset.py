@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A growing dataset: no dive in two splits, atomic additions, bad input refused."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import errno
 import hashlib

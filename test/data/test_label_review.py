@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Uncorrected labels: counted, refused, marked as reviewed in the tool, or accepted by users."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import json
 import os

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The verb labels: export from logs and selections, import, and one sentence per error."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

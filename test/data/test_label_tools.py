@@ -8,8 +8,6 @@ scripts/requirements/label_tools.txt`` of this Python.
 
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Features of a frame, and near duplicates, compared with a search over all pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import math
 

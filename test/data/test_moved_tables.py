@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Tables whose sources and bundle are found from other folders and by other paths."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 import shutil

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Replay: deterministic bytes, a verdict for every frame, one sentence for bad input."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import json
 import os

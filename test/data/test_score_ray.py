@@ -6,8 +6,6 @@ All tests share one cluster, since its start takes most of the time.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import importlib.util
 import json

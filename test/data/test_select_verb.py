@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The verb select: from tables to a selection and its contact sheet; one sentence per error."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 import json
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The choice of frames: each strategy against its definition, and properties of all."""
 
-from __future__ import annotations
-
 from collections import Counter
 from dataclasses import replace
 

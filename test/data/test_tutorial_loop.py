@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The commands of docs/guides/loop.md, run unchanged, and their labelling oracle."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """File names that are not UTF-8, as from old archives, from score to export."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 import shutil

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Small image files that are expensive to decode, generated so that none is in the repository."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 

@@ -7,8 +7,6 @@ PATH.
 
 """
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Iterator
 import json

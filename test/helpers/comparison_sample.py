@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Synthetic frames for comparisons: counts and scores whose result is known."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

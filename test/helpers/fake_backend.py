@@ -7,8 +7,6 @@ node and tools are tested with known answers. It runs no graph, and its labels m
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 import time

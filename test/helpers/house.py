@@ -7,8 +7,6 @@ Run as a program, it prints the figures of docs/explanation/decisions.md for any
 
 """
 
-from __future__ import annotations
-
 import ast
 from collections import Counter
 from collections.abc import Iterator

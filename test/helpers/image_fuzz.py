@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Random image messages: valid ones, and every kind of malformed message that we know."""
 
-from __future__ import annotations
-
 import struct
 from typing import Any
 

@@ -7,8 +7,6 @@ takes the mean of the nearest pixels of a colour. Both are compared with a toler
 
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 import struct
 from typing import Any

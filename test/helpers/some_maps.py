@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Uncertainty maps from given logits or probabilities, or with single maps replaced."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

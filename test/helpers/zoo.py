@@ -7,8 +7,6 @@ folder and `nets` on PYTHONPATH.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

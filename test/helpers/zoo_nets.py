@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """FC-DenseNet, a network of the zoo that is in no library."""
 
-from __future__ import annotations
-
 import torch
 from torch import nn, Tensor
 

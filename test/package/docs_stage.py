@@ -7,8 +7,6 @@ does not change a shipped one, and a run takes a second.
 
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -8,8 +8,6 @@ same tools run here with the same options.
 
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 from pathlib import Path
 import subprocess

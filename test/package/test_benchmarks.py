@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The benchmarks run, and the tables of results agree with the result files."""
 
-from __future__ import annotations
-
 import ast
 import importlib
 from pathlib import Path

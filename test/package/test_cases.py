@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A test with `for_each` runs every case and names the one that fails."""
 
-from __future__ import annotations
-
 import inspect
 
 from cases import for_each

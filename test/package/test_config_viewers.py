@@ -8,8 +8,6 @@ foxglove-sdk is installed, the layout is also checked with it.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from importlib import import_module
 import json

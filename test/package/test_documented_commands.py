@@ -8,8 +8,6 @@ here are only parsed, with the reason (`PARSED_ONLY`).
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from glob import glob
 import os

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Every script of examples/ runs unchanged, and so do the first lines of the README."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 import re

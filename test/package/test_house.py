@@ -6,8 +6,6 @@ The limits of the layout: its budget, no import cycles, no class name twice.
 
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from house import BUDGET, circles, classes_twice, crowded, figures, import_graph, ROOT, SOURCE

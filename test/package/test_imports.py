@@ -7,8 +7,6 @@ does not run when the module is imported.
 
 """
 
-from __future__ import annotations
-
 import ast
 from importlib import import_module
 from pathlib import Path

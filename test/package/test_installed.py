@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The installed command line: on PATH, for `ros2 run`, from pip, and in .venv/bin."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 import shutil

@@ -6,8 +6,6 @@ test_imports checks the imports that a module names, this file also those that t
 
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 import subprocess

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Installed files, consistency of the package's files, and forbidden content of tracked files."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 import os
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The Python API: its names, the modules that it loads, and the examples of its page."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from pathlib import Path

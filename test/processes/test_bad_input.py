@@ -7,8 +7,6 @@ out of range: test_node_stop.py. Launch files: test_launch_files.py and scripts/
 
 """
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 import subprocess

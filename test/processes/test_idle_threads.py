@@ -9,8 +9,6 @@ is checked too: the packages that a frame passes call no BLAS.
 
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 import dataclasses

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A signal ends a verb and the processes it started: a closed terminal leaves nothing behind."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 import shutil

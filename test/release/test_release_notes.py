@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """ROS's release tools can read CHANGELOG.rst, and it starts with a summary for users."""
 
-from __future__ import annotations
-
 from datetime import date
 from pathlib import Path
 import re

@@ -8,8 +8,6 @@ marks as `not run` are skipped; their reasons must be in `REASONS`.
 
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 import json

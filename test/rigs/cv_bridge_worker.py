@@ -6,8 +6,6 @@ Prints one JSON object with the result of each comparison, which `test_cv_bridge
 
 """
 
-from __future__ import annotations
-
 import array
 from dataclasses import replace
 import json

@@ -10,8 +10,6 @@ frames, so that it also removes frames. Prints one JSON line.
 
 """
 
-from __future__ import annotations
-
 import collections
 import json
 import os

@@ -9,8 +9,6 @@ of the log at each stage.
 
 """
 
-from __future__ import annotations
-
 from contextlib import suppress
 import json
 from pathlib import Path

@@ -7,8 +7,6 @@ masks by stem (255 for uncovered pixels) and a .json file of the reasons there.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import json
 from pathlib import Path

@@ -13,8 +13,6 @@ their thread if there is a file `end`.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import dataclasses
 from functools import cached_property

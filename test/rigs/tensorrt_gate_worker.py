@@ -9,8 +9,6 @@ stdout its result. The jobs call the package's own functions, which the test is 
 
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 import sys

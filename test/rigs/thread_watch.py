@@ -9,8 +9,6 @@ seconds by thread id of the threads that Python started and of all others.
 
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

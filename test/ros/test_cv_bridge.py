@@ -7,8 +7,6 @@ scripts/test creates (`set_up_cv_bridge`). test_conversions.py tests faults that
 
 """
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 import json
 import os

@@ -7,8 +7,6 @@ Jazzy (7.1.3), Kilted (9.1.2) or Rolling (8.0.0) have, read from their sources.
 
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Iterator
 from pathlib import Path

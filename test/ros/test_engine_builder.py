@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Engine builds in a thread: their progress, their results, and cases without a build."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import threading
 from typing import Any

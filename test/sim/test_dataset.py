@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Data sets on disk: the layout of labelled photographs, and equal bytes for equal seeds."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Dives: events at their stated times, smooth motion, and frames rendered independently."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Ray intersections: known answers, and reprojection of pixels into the world."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

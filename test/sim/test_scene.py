@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Single scenes: repeatable, correctly labelled, and less visible with more turbidity."""
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 import sys

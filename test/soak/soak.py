@@ -11,8 +11,6 @@ code is 0 if no flag was wrongly true, good frames were true, and memory did not
 
 """
 
-from __future__ import annotations
-
 import argparse
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence

@@ -6,8 +6,6 @@ The green value in the middle of the image selects a fault; other modules import
 
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import replace

@@ -8,8 +8,6 @@ the middle of the image commands faults of the network, which `soak_backend` exe
 
 """
 
-from __future__ import annotations
-
 import array
 from collections import deque
 from dataclasses import dataclass, replace

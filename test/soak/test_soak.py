@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The real node under random faults of every kind: no wrong flag, and good frames are true."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 import subprocess

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Bags: written messages are read back, writing is deterministic, bad bags give one sentence."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import os
 from pathlib import Path

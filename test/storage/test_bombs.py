@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Bags and tables of a few kilobytes that would expand to gigabytes, under a small budget."""
 
-from __future__ import annotations
-
 import bz2
 from collections.abc import Callable
 from pathlib import Path

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Every file of a bundle is hashed; external weights and random operators are found anywhere."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from pathlib import Path

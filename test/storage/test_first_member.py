@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """One member of an ensemble as a bundle: equal output, and no nodes of the other members."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from conftest import make_tiny_bundle

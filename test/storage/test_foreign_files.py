@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Foreign files: too large or too deep ones raise with a reason; formulas are escaped."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Sources: bags, folders and logs give equal frames; damaged frames are counted, not fatal."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 import json
 import os

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The score table: exact rows, parts that are whole or absent, one model per table."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 import json
 import math

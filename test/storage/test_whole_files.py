@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Atomic files: synced before they are visible, no remains of a failure, exclusive locks."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 import subprocess

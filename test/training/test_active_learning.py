@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Rounds of active learning on plain images, for which each strategy's choice is known."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

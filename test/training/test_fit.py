@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A fit learns, is reproducible, continues after a stop, and ends if the loss is not finite."""
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import math

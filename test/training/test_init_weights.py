@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Initial weights of a training: from a bundle, a file, or ImageNet."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The IoU loss: known values, and its relation to the shipped probabilities."""
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Recipes: read, changed, refused with a sentence that names the value, and written."""
 
-from __future__ import annotations
-
 from pathlib import Path
 import subprocess
 import sys

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Training from folders of images: results, resumed runs, and refusals."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import closing
 import dataclasses

@@ -6,8 +6,6 @@ TensorRT is not run here; test_tensorrt_build_gate builds with the real one.
 
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import json

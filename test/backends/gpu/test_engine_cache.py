@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Engines on disk: damaged files, eviction, and locks between processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 import contextlib
 import json

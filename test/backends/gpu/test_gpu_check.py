@@ -7,8 +7,6 @@ part, and the exit code tells whether there was a GPU and whether a part failed.
 
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -7,8 +7,6 @@ installed. These tests were developed without a GPU.
 
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 import inspect
 import json

@@ -8,8 +8,6 @@ rule of TensorRT.
 
 """
 
-from __future__ import annotations
-
 import gc
 from pathlib import Path
 from typing import Any

@@ -9,8 +9,6 @@ process per version builds (tensorrt_gate_worker), with the package's own functi
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 import contextlib
 import io

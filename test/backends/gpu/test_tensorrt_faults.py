@@ -8,8 +8,6 @@ the backend is reopened once; and a closed backend holds no GPU memory.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 import gc
 from pathlib import Path

@@ -9,8 +9,6 @@ has no name, argument or value that the real modules lack.
 
 """
 
-from __future__ import annotations
-
 import ast
 from collections.abc import Mapping
 from enum import EnumMeta

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A report with every kind of part, generated from a seed, for the tests of reports."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Reports in a real browser: complete, and nothing is cut off on desktop or phone."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from calibration_helpers import write_folder

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A report shows exactly its data, and needs no external resources."""
 
-from __future__ import annotations
-
 import base64
 from html.parser import HTMLParser
 import os

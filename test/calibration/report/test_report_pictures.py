@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Plots and pictures of a report show their data, at the right place and legibly."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Callable
 import itertools

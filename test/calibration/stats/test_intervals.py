@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Bootstrap intervals over blocks: by hand, and equal to figures computed from each draw."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from calibration_helpers import picture

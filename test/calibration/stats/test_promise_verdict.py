@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The spread of a promise by chance, and its test on frames."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

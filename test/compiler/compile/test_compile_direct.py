@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Bundles of the methods `single` and `direct`, from a torch net to the pipeline's maps."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from direct_nets import DirectNet, sampled

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The written files compute the torch net's output, for any weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

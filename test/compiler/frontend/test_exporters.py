@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Files of torch's two exporters, in every opset, compute the same after the front end."""
 
-from __future__ import annotations
-
 import io
 from typing import Any
 import warnings

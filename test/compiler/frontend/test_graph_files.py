@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Unreadable files, and graphs that some runtime would run wrongly, are reported."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

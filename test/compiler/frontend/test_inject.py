@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Dropout is injected at the requested places; operators that cannot compile are named."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A network of any opset from 11 computes the same in the bundle's opset, or is refused."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

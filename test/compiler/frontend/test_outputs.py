@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The single output is logits (1, C, h, w), whose softmax is the network's output."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A network of fixed size: the image input is found, shape arithmetic folded, values equal."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -6,8 +6,6 @@ The network is exported by torch as users do, and compared with torch run with t
 
 """
 
-from __future__ import annotations
-
 import functools
 
 from graph_samples import floats, graph, run

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Comparison of maps with a reference: equal passes pass, and each fault fails its check."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

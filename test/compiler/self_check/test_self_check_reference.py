@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The self-check's reference agrees with the definitions, for every kind of bundle."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 import dataclasses
 from pathlib import Path

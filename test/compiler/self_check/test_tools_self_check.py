@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The self-check passes for the shipped runtimes, and detects faults of a backend."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 import dataclasses
 import json

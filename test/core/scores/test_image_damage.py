@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Statistics of damaged images: synthetic damage with known values, photographs, frame loop."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import dataclasses
 from pathlib import Path

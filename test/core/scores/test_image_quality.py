@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Scores of the image: known images, growth with the degradation of each, and masks."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from cases import for_each

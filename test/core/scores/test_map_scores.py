@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Parts of the map scores: known answers, comparison with plain loops and scipy, masks."""
 
-from __future__ import annotations
-
 import hypothesis
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The density of scores: known Gaussians and scipy, its range, its file, refused parameters."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

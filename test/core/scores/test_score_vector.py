@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """All scores of a frame: names, values, masks, lazy computation; NaN closes the gate."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 import fnmatch
 

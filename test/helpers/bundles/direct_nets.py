@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Small torch nets with a variance head, and the method `direct` reimplemented in numpy."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Small compiled bundles with every kind of dropout mask, for the tests of backends."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

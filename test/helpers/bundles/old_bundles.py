@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Bundles in the layout before passes.onnx, and bundles that were changed inconsistently."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

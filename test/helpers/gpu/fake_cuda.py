@@ -9,8 +9,6 @@ values with the real package. The fake TensorRT runs on this module.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import ctypes
 from dataclasses import dataclass, field

@@ -8,8 +8,6 @@ TensorRT-RTX are linked to the real libraries.
 
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 import json
 import os

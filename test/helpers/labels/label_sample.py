@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Frames for the tests of labels: random masks, and a log written by the node's own code."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 import json

@@ -7,8 +7,6 @@ purely convolutional networks would not handle.
 
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from paper_nets import Classifier, ConvBnRelu, resized

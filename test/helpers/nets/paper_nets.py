@@ -7,8 +7,6 @@ dropout, Dropout2d is added before the classifier or in the decoder.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

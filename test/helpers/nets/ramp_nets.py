@@ -8,8 +8,6 @@ passes disagree, since one pass in sixteen drops all four copies.
 
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

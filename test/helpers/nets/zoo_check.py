@@ -10,8 +10,6 @@ of passes, with those of the bundle run in a `Pipeline`.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 import math

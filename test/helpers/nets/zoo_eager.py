@@ -7,8 +7,6 @@ a few units and the predicted class varies, so that a wrong graph cannot pass fo
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -7,8 +7,6 @@ run in the ordinary tests (test/compiler/test_net_list.py).
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any

@@ -7,8 +7,6 @@ in its own library: (1, 3, h, w) and whether dropout is on, to logits (C, h, w).
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 import contextlib
 import io

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Build one network of the list and check it; used by `scripts/zoo` and by the tests."""
 
-from __future__ import annotations
-
 import copy
 from pathlib import Path
 from typing import Any

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """A fake cv_bridge, for tests of a fault that the installed cv_bridge does not have."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The speed governor's page and launch file agree with its parameters."""
 
-from __future__ import annotations
-
 from pathlib import Path
 import re
 

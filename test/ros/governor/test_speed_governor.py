@@ -7,8 +7,6 @@ at which this process received it.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -6,8 +6,6 @@ test_speed_governor has its behaviour over DDS, with peers that die and hang.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace

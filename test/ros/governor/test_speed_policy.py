@@ -7,8 +7,6 @@ true flags without a gap. The factor must be exactly the one that follows from t
 
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 import math
 from typing import Any

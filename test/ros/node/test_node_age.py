@@ -7,8 +7,6 @@ test freezes them.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 import itertools

@@ -7,8 +7,6 @@ real node must agree with them.
 
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 import re

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The example of mission code in Python, run together with the real node."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from pathlib import Path
 import signal

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Killed writers, and a disk that is full, read-only or removed: real processes and disks."""
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

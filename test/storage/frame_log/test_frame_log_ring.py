@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Which frames are chosen, in drawn dives: '#' is flagged, '.' is not; 10 frames per second."""
 
-from __future__ import annotations
-
 import dataclasses
 
 from frame_log_helpers import ABOUT, image_of, log_frame, settings

@@ -1,8 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """The reservoir: exact distribution, equality with a batch, restarts, and cost."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from itertools import combinations, permutations
 import math
