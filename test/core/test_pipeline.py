@@ -352,6 +352,17 @@ def test_a_change_that_the_gate_does_not_depend_on_leaves_the_frame_in_work(
     assert pipeline.judge(force, result).is_confident
 
 
+def test_a_live_change_that_voids_the_promise_is_in_the_next_verdict_and_taken_back(
+    tiny_bundle: Path
+) -> None:
+    pipeline = open_tiny(tiny_bundle)
+    assert last(pipeline, BLUE).verdict.promise != 'void'
+    for change, is_void in ((dataclasses.replace(EASY, max_age_s=0.0), True), (EASY, False)):
+        assert not pipeline.reconfigure(change)
+        assert (pipeline.verdict.promise == 'void') is is_void
+        assert (last(pipeline, BLUE).verdict.promise == pipeline.promise == 'void') is is_void
+
+
 def test_another_number_of_passes_takes_effect_live_and_shuts_the_gate(tiny_bundle: Path) -> None:
     pipeline = open_tiny(tiny_bundle)
     before = last(pipeline, BLUE)

@@ -224,6 +224,10 @@ class Gate:
         """Return the threshold of each gated score."""
         return dict(self._thresholds)
 
+    def promises(self, promise: str) -> None:
+        """Take another promise for the same thresholds, also in the current verdict."""
+        self._promise, self._last = promise, replace(self._last, promise=promise)
+
     def update(self, scores: Mapping[str, float], now_s: float = 0.0) -> Verdict:
         """
         Judge one frame; never confident if a gated score is missing, not finite or below 0.

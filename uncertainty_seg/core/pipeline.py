@@ -475,6 +475,8 @@ class Pipeline:
             self._epoch, settings=settings, masks=masks, passes=passes, scorer=scorer,
             thresholds=gate.thresholds if gate else {})
         self._gate = gate
+        if gate:
+            gate.promises(self._promised(settings))
         if is_other:
             self._next_epoch(f'{"passes" if has_other_passes else "the gate"} was changed')
         return is_other
@@ -553,9 +555,12 @@ class Pipeline:
             _log.warning('passes is %s but the thresholds are for %s: the flag stays false',
                          passes_of(self.card, settings), calibration.passes)
             return None
-        promise = VOID if self._weakened_by(settings) else promise_text(
+        return Gate(settings.gate, limits, self._promised(settings), calibration.floors)
+
+    def _promised(self, settings: Settings) -> str:
+        calibration = self._bundle.calibration
+        return VOID if calibration is None or self._weakened_by(settings) else promise_text(
             calibration, settings.gate)
-        return Gate(settings.gate, limits, promise, calibration.floors)
 
 
 def _no_limits(reason: str) -> Verdict:
