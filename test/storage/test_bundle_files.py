@@ -85,6 +85,15 @@ def test_a_list_that_is_none_is_refused(tmp_path: Path, change: object) -> None:
         load_bundle(folder)
 
 
+def test_two_digests_that_differ_at_their_ends_are_told_apart(tiny_bundle: Path) -> None:
+    hashes = tiny_bundle / 'SHA256SUMS'
+    digest = hashlib.sha256((tiny_bundle / 'card.json').read_bytes()).hexdigest()
+    other = digest[:-1] + ('1' if digest.endswith('0') else '0')
+    hashes.write_text(hashes.read_text().replace(digest, other))
+    with pytest.raises(ModelBundleError, match=f'{digest}.*{other}'):
+        load_bundle(tiny_bundle)
+
+
 def test_a_bundle_of_before_the_list_loads_with_a_warning(
     tiny_bundle: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -362,8 +362,8 @@ def _parsed_list(path: Path, data: bytes) -> dict[str, str]:
 def _compare(path: Path, actual: str, digest: str, source: str) -> None:
     if actual != digest:
         raise ModelBundleError(
-            f'{path} has sha256 {actual[:12]} ({path.stat().st_size} bytes)',
-            f'{digest[:12]} as {source} says: the file was truncated or changed',
+            f'{path} has sha256 {actual} ({path.stat().st_size} bytes)',
+            f'{digest} as {source} says: one of the two was changed',
             _RELIST if source == HASHES_FILE else _COMPILE,
         )
 
