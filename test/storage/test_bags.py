@@ -241,6 +241,15 @@ def spoilt(path: Path, name: str) -> Path:
     return path / (name if name.endswith('.txt') else '')
 
 
+def of_json(path: Path) -> Path:
+    file = path.with_suffix('.mcap')
+    with file.open('wb') as out:
+        writer = mcap_writer.Writer(out)
+        writer.start()
+        writer.finish()
+    return file
+
+
 def emptied(path: Path) -> Path:
     path.mkdir()
     return path
@@ -249,6 +258,7 @@ def emptied(path: Path) -> Path:
 @pytest.mark.parametrize(('make', 'topic', 'named'), [
     (lambda p: p / 'nothing', None, 'nothing'),
     (emptied, None, 'metadata.yaml'),
+    (of_json, None, 'ROS 2'),
     (lambda p: spoilt(p, 'notes.txt'), None, 'notes.txt'),
     (lambda p: spoilt(p, 'metadata.yaml'), None, 'bag'),
     (bag_of, None, r'/flag \(std_msgs/msg/Bool\)'),
@@ -256,7 +266,7 @@ def emptied(path: Path) -> Path:
     (bag_of, '/flag', '/flag'),
     (lambda p: bag_of(p, '/left/image_raw', '/right/image_raw'), None, '/left/image_raw, /right'),
     (lambda p: write_jpegs(p, '/depth/image/compressedDepth'), None, 'compressedDepth'),
-], ids=['missing', 'empty', 'text', 'yaml', 'no images', 'absent', 'no camera', 'two', 'depth'])
+], ids=['missing', 'empty', 'json', 'text', 'yaml', 'none', 'absent', 'no camera', 'two', 'depth'])
 def test_a_bag_without_the_images_is_one_sentence(
     tmp_path: Path, make: Callable[[Path], Path], topic: str | None, named: str
 ) -> None:

@@ -228,9 +228,10 @@ def _as_bag_error(path: Path) -> Iterator[None]:
     except BagError:
         raise
     except Exception as err:
-        raise BagError(
-            f'bag {path} cannot be read ({str(err).rstrip(".")})',
-            'a whole rosbag2 or rosbag1 bag', 'copy it again, or try ros2 bag reindex') from err
+        what, fix = 'a whole rosbag2 or rosbag1 bag', 'copy it again, or try ros2 bag reindex'
+        if str(err).startswith('Profile is not'):  # an MCAP of JSON or protobuf, or of ROS 1
+            what, fix = 'an MCAP of ROS 2 messages in CDR', 'convert it to a ROS 2 bag'
+        raise BagError(f'bag {path} cannot be read ({str(err).rstrip(".")})', what, fix) from err
 
 
 class McapStream:
