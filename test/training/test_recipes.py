@@ -20,7 +20,8 @@ from uncertainty_seg.training.recipes import (
 
 
 def test_what_is_shipped_can_be_read_and_defaults_are_those_of_own() -> None:
-    assert set(shipped_recipes()) == {'own', 'suim', 'pipeline', 'active'}
+    assert set(shipped_recipes(TrainRecipe)) == {'own', 'suim', 'pipeline'}
+    assert set(shipped_recipes(ActiveRecipe)) == {'active'}
     assert read_recipe(TrainRecipe, 'own') == TrainRecipe()
     assert read_recipe(ActiveRecipe, 'active') == ActiveRecipe()
     suim = read_recipe(TrainRecipe, 'suim')

@@ -198,14 +198,15 @@ class ActiveRecipe:
 # Files.
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Return the files of all recipes of the package, keyed by name."""
+def shipped_recipes(kind: type) -> dict[str, Path]:
+    """Return the files of the package's recipes of a kind, keyed by name."""
     from uncertainty_seg.storage.model_bundle import models_folders
 
     found: dict[str, Path] = {}
     for folder in models_folders():
         for path in sorted((folder.parent / 'recipes').glob('*.yaml')):
-            found.setdefault(path.stem, path)
+            if (path.stem == 'active') is (kind is ActiveRecipe):
+                found.setdefault(path.stem, path)
     return found
 
 
@@ -221,7 +222,7 @@ def read_recipe(kind: type[_R], name: str, changes: Mapping[str, object] | None 
 
     path = Path(name)
     if path.suffix not in _ENDINGS:
-        known = shipped_recipes()
+        known = shipped_recipes(kind)
         _require_one_of('the recipe', name, tuple(known), ', or a .yaml file')
         path = known[name]
     try:
