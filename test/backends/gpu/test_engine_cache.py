@@ -66,6 +66,11 @@ def test_the_folder_is_where_the_environment_says(
         assert cache_folder() == expected / 'uncertainty_seg' / 'engines'
     monkeypatch.setenv('UNCERTAINTY_SEG_ENGINE_CACHE', '~/mine')
     assert cache_folder() == tmp_path / 'mine'
+    # A user of a container, of whom the system knows no home: nothing there can be written.
+    monkeypatch.delenv('UNCERTAINTY_SEG_ENGINE_CACHE')
+    monkeypatch.setenv('XDG_CACHE_HOME', '')
+    monkeypatch.setattr('os.path.expanduser', lambda path: path)
+    assert cache_folder().is_relative_to('/nonexistent')
 
 
 def test_a_folder_that_cannot_be_used_names_the_variable(tmp_path: Path) -> None:

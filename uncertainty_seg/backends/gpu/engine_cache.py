@@ -105,16 +105,12 @@ def cache_folder() -> Path:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return Path(os.path.expanduser(named))
-    return user_cache() / 'engines'
-
-
-def user_cache() -> Path:
-    """Return uncertainty_seg in $XDG_CACHE_HOME or ~/.cache, which need not exist yet."""
     # The XDG specification says to ignore a relative path.
     base = Path(os.environ.get('XDG_CACHE_HOME', ''))
     if not base.is_absolute():
-        base = Path.home() / '.cache'
-    return base / 'uncertainty_seg'
+        # A user of a container may have no home, and ~ is then left as it is.
+        base = Path('/nonexistent', os.path.expanduser('~/.cache'))
+    return base / 'uncertainty_seg' / 'engines'
 
 
 class EngineCache:
