@@ -147,6 +147,7 @@ def test_a_setting_out_of_range_is_refused_wherever_it_is_given(tiny_bundle: Pat
             (lambda: us.replay('in_bag', 'out_bag', settings=wrong), 'threads is -3'),
             (lambda: us.open_pipeline(tiny_bundle, speed=3), "unknown parameter 'speed'"),
             (lambda: us.Settings(passes=0), 'passes is 0'),
+            (lambda: us.labels_import([], 'b', 'coco'), 'no labels'),
             (lambda: us.labels_import('a', 'b', 'coco', unchanged='no'), "'no'"),
             (lambda: us.self_check(tiny_bundle, runs=1), '1 runs'),
             (lambda: us.score([], 'table'), '0 inputs'),

@@ -116,12 +116,14 @@ def import_labels(
     DatasetError
         If labels do not match the export, are refused or missing, or `out` is not empty.
     ConfigError
-        If the format, `unchanged` or the shares are invalid.
+        If no labels are given, or the format, `unchanged` or the shares are invalid.
 
     """
     require_known('the format', [kind], READERS)
     require_known('unchanged', [unchanged], (REFUSE, ACCEPT, SKIP))
     labels, out = as_paths(labels), Path(out)
+    if not labels:
+        raise ConfigError('no labels to import', 'at least one output of the labelling tool')
     for place in labels:
         if not place.exists():
             raise DatasetError(f'no labels at {place}', 'what the labelling tool exported')
