@@ -14,7 +14,6 @@ Compare ratios of the same run, not milliseconds. On a busy machine CPU time wit
 varies least. The weights are random, which does not affect the times.
 
     python benchmarks/bench_nets.py [--nets fpn,unet_dropout] [--threads N] [--rounds 7]
-
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ the image, the hand-over to the worker, decoding, the flag and the transport of 
     python benchmarks/bench_node_latency.py [--model pipeline] [--frames 100] [--backend auto]
 
 The last line is one JSON object. Only the added time is meaningful on other machines.
-
 """
 
 from __future__ import annotations

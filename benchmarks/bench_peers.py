@@ -27,7 +27,6 @@ on one thread vary least.
         [--only WAY...] [--write MACHINE]
 
 --write MACHINE, a key of machines.json, writes the ratios to benchmarks/results/peers_BUNDLE.json.
-
 """
 
 from __future__ import annotations

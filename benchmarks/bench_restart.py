@@ -14,7 +14,6 @@ With `--stops` it stops the installed program with SIGINT and SIGTERM alternatel
 during the start and while active; the seconds are from the signal to the end of the process, whose
 exit code must be 0. With `--starts` it measures the time from the start of the process until it is
 active, cold (no Python bytecode) and warm. The last line is one JSON object.
-
 """
 
 from __future__ import annotations

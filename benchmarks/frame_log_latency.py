@@ -7,7 +7,6 @@ pipeline processes each: matrix products, which release the GIL like a runtime, 
 Blocks with and without the log alternate in one run, so that both see the same load.
 
     python benchmarks/frame_log_latency.py [--mode received|png|jpeg] [--seconds 1] [--blocks 30]
-
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ The node runs in this process with a shipped model and receives images over DDS.
 the fake backend of the tests, so that files of a runtime are not counted.
 The count covers calls of package functions in the executor's and the worker's thread, for one
 frame after a few warm-up frames; image topics have no subscribers.
-
 """
 
 from __future__ import annotations

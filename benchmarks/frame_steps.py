@@ -13,7 +13,6 @@ bench_node_latency.py measures what ROS adds.
         [--frames 40] [--threads 1]
 
 Medians in ms; the last line is one JSON object.
-
 """
 
 from __future__ import annotations

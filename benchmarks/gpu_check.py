@@ -15,7 +15,6 @@ frames      frames per second from image to verdict, and p50 and p99 at a camera
 If a part fails, it reports a sentence and the others still run; a part for which no time is left
 has failed. Without a GPU, TensorRT-RTX still builds the engines. Exit code: 0 all passed, 1 a part
 failed, 2 no GPU or TensorRT. The report names GPU, driver and versions, and no host or user.
-
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ run resumes where it stopped. The networks are in test/helpers/nets/zoo_list.py,
 in test/helpers/nets/zoo_check.py.
 
     python benchmarks/net_zoo.py [--only PATTERN] [--again] [--out FILE]
-
 """
 
 from __future__ import annotations

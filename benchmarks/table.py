@@ -9,7 +9,6 @@ machine (a key of machines.json) and the command that measured it. If that progr
 longer exists, `commit` names a commit that has it, and `again` a command that measures the same
 today, if there is one. `parts` of a ratio are its two terms, measured in one run. Earlier values
 are in the git history.
-
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 Sphinx configuration for scripts/docs: the pages (MyST), and the docstrings of the Python API.
 
 The source folder is the repository root, so that a page can link to the README or a launch file.
-
 """
 
 from pathlib import Path

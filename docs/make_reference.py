@@ -4,7 +4,6 @@ Generate the lists of the reference pages from the code.
 
 ``python docs/make_reference.py`` rewrites the lists between the markers in the pages, and
 config/uncertainty_seg.yaml; test/package/test_docs.py checks that they are current.
-
 """
 
 from __future__ import annotations

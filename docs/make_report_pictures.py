@@ -4,7 +4,6 @@ Make docs/pictures/report_*.png from a report of `calibrate`, with headless Chro
 
 The argument is the report of the calibration of `suim`. UNCERTAINTY_SEG_CHROMIUM names a browser
 that is not on PATH.
-
 """
 
 from __future__ import annotations

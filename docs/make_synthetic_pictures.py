@@ -3,7 +3,6 @@
 Make the pictures of docs/reference/models.md.
 
 Run from the repository's root: ``python docs/make_synthetic_pictures.py``. It takes a minute.
-
 """
 
 from __future__ import annotations

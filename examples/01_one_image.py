@@ -5,7 +5,6 @@ Process one image: print whether mission logic may rely on its mask, and draw wh
     python3 01_one_image.py [photo.jpg] [picture.png]
 
 Without a photo it uses a rendered scene. Needs no ROS, no torch and no GPU.
-
 """
 
 import sys

@@ -5,7 +5,6 @@ The maps of three images: clear water, turbid water, and a diver (not in the tra
     python3 02_maps.py [picture.png]
 
 Draws a row for each image: class colours, heatmap, and the image without its uncertain pixels.
-
 """
 
 import sys

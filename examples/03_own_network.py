@@ -5,7 +5,6 @@ Your own network: compile a torch module with dropout into a bundle, and look at
     python3 03_own_network.py [FOLDER]
 
 Needs torch. The weights are random here; docs/start/your_network.md trains and calibrates it.
-
 """
 
 import sys

@@ -6,7 +6,6 @@ Calibrate a model for your water: fit thresholds that keep a promise, then measu
 
 Rendered scenes take the place of your labelled images. Needs the extra `calibrate`; with 100
 images per folder it takes minutes.
-
 """
 
 from pathlib import Path

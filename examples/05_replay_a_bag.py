@@ -5,7 +5,6 @@ Replay a bag without ROS: write what the node would publish, and print when the 
     python3 05_replay_a_bag.py [IN_BAG]
 
 Without a bag a dive of 20 s is rendered. IN_BAG is a folder or file of rosbag2, or a rosbag1 file.
-
 """
 
 import sys

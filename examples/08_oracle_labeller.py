@@ -8,7 +8,6 @@ It takes the place of the person in docs/guides/loop.md. The masks are replaced 
     python3 08_oracle_labeller.py EXPORT DIVES
 
 EXPORT is what `uncertainty_seg labels export --format folder` wrote, DIVES contains the bags.
-
 """
 
 import json

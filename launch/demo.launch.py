@@ -3,7 +3,6 @@
 Play a bag through the node: ros2 launch uncertainty_seg demo.launch.py bag:=dive model:=pipeline.
 
 The player is part of this package, so only the core of ROS is needed. It waits for the node.
-
 """
 
 import os

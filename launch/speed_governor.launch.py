@@ -4,7 +4,6 @@ Start the speed governor: ros2 launch uncertainty_seg speed_governor.launch.py c
 
 It is separate, so that the governor keeps running when the launch file of the perception node
 ends. A governor that dies is restarted, and starts slow, unless it refused its parameters.
-
 """
 
 from launch import LaunchContext, LaunchDescription

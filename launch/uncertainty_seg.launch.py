@@ -8,7 +8,6 @@ ends is restarted (respawn): one whose worker hangs ends itself, and under water
 started by hand. The processes get an environment in which DDS can carry camera frames
 (docs/guides/cameras.md); variables that are already set are kept. The camera driver needs the
 same.
-
 """
 
 import os

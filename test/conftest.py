@@ -5,7 +5,6 @@ Fixtures of many tests: a tiny bundle with known output, and the shared photogra
 The tiny network depends on colour only. Its trunk averages 4x4 blocks of the image; its head
 multiplies the three colours by their masks and by 8 to get the logits. Class 0 is blue, 1 green,
 2 red, and the output of a pixel can be computed by hand.
-
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ runtime nor numpy. The folders, each a room with its own imports (test/package/t
 ``compiler``     a network becomes a bundle: dropout becomes an input, the graph trunk and head
 ``training``     the only place that imports torch to train
 ``cli``          the command line: a thin module for each verb
-
 """
 
 from importlib import import_module

@@ -5,7 +5,6 @@ The command line: ``uncertainty_seg``, and ``python -m uncertainty_seg`` in a ch
 It knows nothing of the verbs: ``cli.main`` does. To import what a verb needs takes seconds, in
 which Python would answer Ctrl-C with a traceback; so would it at the end, after the last line of
 the verb. In both nothing is running that has to be stopped: the process ends at once.
-
 """
 
 import os

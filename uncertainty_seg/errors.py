@@ -24,7 +24,6 @@ The tree::
 
 Each carries one sentence made from facts: what came, what was expected, what to do.
 The base class joins the three, so that all of them read alike.
-
 """
 
 from collections.abc import Collection, Iterable

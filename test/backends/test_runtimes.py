@@ -4,7 +4,6 @@ The real runtimes on a small network with known output, and bundles that do not 
 
 Every test here runs on each installed runtime; test_onnxrt.py and test_openvino.py test features
 of one runtime.
-
 """
 
 from collections.abc import Callable

@@ -5,7 +5,6 @@ Networks of many kinds compile to equal networks: the part of the zoo that CI ru
 Each bundle is compared with a copy of the network that the package never gets, run by torch: with
 dropout off on two images, and in the distribution of the maps of the passes. `scripts/zoo` does
 the same with the whole list and more passes.
-
 """
 
 from pathlib import Path

@@ -4,7 +4,6 @@ Mask and maps align with the image to the pixel: a checkerboard with every fit r
 
 The backend labels each pixel of the network by its brightness, so that the resulting mask must
 equal the input checkerboard.
-
 """
 
 from collections.abc import Mapping

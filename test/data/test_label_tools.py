@@ -5,7 +5,6 @@ Exports read by the labelling tools' own code: Label Studio's SDK and datumaro.
 The tools are in a separate folder, since they pin other versions of OpenCV and numpy:
 UNCERTAINTY_SEG_LABEL_TOOLS, filled by ``pip install --target FOLDER -r
 scripts/requirements/label_tools.txt`` of this Python.
-
 """
 
 import json

@@ -3,7 +3,6 @@
 Score on a Ray cluster of two nodes with one worker each: rows equal to one process, none lost.
 
 All tests share one cluster, since its start takes most of the time.
-
 """
 
 from collections.abc import Iterator

@@ -67,7 +67,6 @@ def write_folder(
 
     `bad_share` of the images are grey with random labels: bad frames that the scores detect.
     `hidden_share` are clear with random labels: bad frames that no score can detect.
-
     """
     rng = np.random.default_rng(seed)
     for name in ('images', 'masks'):

@@ -4,7 +4,6 @@ Headless Chromium, controlled over a pipe in its DevTools protocol, for tests of
 
 It needs no driver and opens no port. UNCERTAINTY_SEG_CHROMIUM names a browser that is not on
 PATH.
-
 """
 
 import base64

@@ -4,7 +4,6 @@ A backend without a runtime: arithmetic on colours whose answer can be worked ou
 
 It applies the card and the masks and sums with the reference implementation, so that pipeline,
 node and tools are tested with known answers. It runs no graph, and its labels mean nothing.
-
 """
 
 from collections.abc import Mapping
@@ -35,7 +34,6 @@ class FakeBackend(Runner):
     ``8 x[c % 3] / (1 + c // 3) * m[t, c]``. The factor m is the product over all sites of the
     mean of the mask's elements c, c + C, c + 2C and so on (of element c modulo their number
     where there are fewer than C): 1 for a mask of ones.
-
     """
 
     name = 'fake'

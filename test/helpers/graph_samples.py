@@ -3,7 +3,6 @@
 Small graphs with dropout, and functions that run them, for tests of graph passes and bundles.
 
 Inputs and outputs: `net` maps `input` to `output`, `network` `x` to `output`, `graph` `x` to `y`.
-
 """
 
 from collections.abc import Mapping, Sequence

@@ -4,7 +4,6 @@ The layout of the package, from its syntax trees: imports, import cycles, class 
 
 Run as a program, it prints the figures of docs/explanation/decisions.md for any checkout:
 ``python test/helpers/house.py [FOLDER]``.
-
 """
 
 import ast

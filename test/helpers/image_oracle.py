@@ -4,7 +4,6 @@ An independent decoder of image messages: value by value in plain Python, from t
 
 It shares no code with the codec: no OpenCV, no numpy views. YUV is limited-range BT.601; Bayer
 takes the mean of the nearest pixels of a colour. Both are compared with a tolerance of one level.
-
 """
 
 from dataclasses import dataclass

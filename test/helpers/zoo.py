@@ -4,7 +4,6 @@ The networks of the benchmarks and of the engine builds, with random weights (`l
 
 Each is a factory without arguments, so that ``uncertainty_seg compile zoo:fpn`` works with this
 folder and `nets` on PYTHONPATH.
-
 """
 
 from collections.abc import Callable

@@ -41,7 +41,6 @@ class FcDenseNet(nn.Module):
     The fully convolutional DenseNet ("Tiramisu") with blocks of equal depth.
 
     FC-DenseNet56 has 4 layers a block, growth 12 and 5 blocks down, which makes 56 convolutions.
-
     """
 
     def __init__(self, num_classes: int, layers: int = 4, growth: int = 12, depth: int = 5,

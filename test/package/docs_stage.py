@@ -4,7 +4,6 @@ A folder in which the commands of the pages can be run: small files under the na
 
 Its models named suim and pipeline are the tiny bundle, so that a command that writes into a bundle
 does not change a shipped one, and a run takes a second.
-
 """
 
 import json

@@ -5,7 +5,6 @@ The package passes `ament_flake8` and `ament_pep257` of the ROS 2 distributions.
 Neither is on PyPI. They run flake8 with eight plug-ins, and pydocstyle, with options that are the
 same from Humble to Rolling (read in ament/ament_lint, branches humble, jazzy and rolling). The
 same tools run here with the same options.
-
 """
 
 from importlib.util import find_spec

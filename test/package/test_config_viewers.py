@@ -5,7 +5,6 @@ The layouts for RViz, Foxglove and Nav2 use only topics, types and fields that t
 The published topics are read from the running node, over DDS. The valid content of a Foxglove
 layout is listed here, from the sources of Foxglove Studio 1.48, Lichtblick and foxglove-sdk; if
 foxglove-sdk is installed, the layout is also checked with it.
-
 """
 
 from collections.abc import Iterator

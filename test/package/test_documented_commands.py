@@ -5,7 +5,6 @@ Every command on a page is run on small data, in the order of the page.
 `docs_stage` has the files behind the placeholders of the pages. Option values that would take
 minutes are overridden (`SMALLER`); the options stay those of the page. Commands that cannot run
 here are only parsed, with the reason (`PARSED_ONLY`).
-
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,6 @@
 The limits of the layout: its budget, no import cycles, no class name twice.
 
 `python test/helpers/house.py` prints the figures. test_imports has the allowed imports.
-
 """
 
 from pathlib import Path

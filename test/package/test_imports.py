@@ -4,7 +4,6 @@ Allowed imports between the package's folders ("rooms"), checked in the syntax t
 
 Every import counts, also nested ones. An import in a function or under TYPE_CHECKING is *late*: it
 does not run when the module is imported.
-
 """
 
 import ast

@@ -3,7 +3,6 @@
 The declarations and actions of the launch files, read with fakes of launch and launch_ros.
 
 scripts/check_launch tests them with the real launch (or play_launch).
-
 """
 
 from pathlib import Path

@@ -3,7 +3,6 @@
 Light rooms can be imported without the heavy libraries, tested in bare processes.
 
 test_imports checks the imports that a module names, this file also those that they cause.
-
 """
 
 import os

@@ -4,7 +4,6 @@ Our measures of the same passes agree with other libraries' (docs/explanation/pe
 
 Peers get float32 probabilities computed by torch, as from their users. Ours come from the shipped
 backend. Only this file and the benchmarks use the peers.
-
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,6 @@ The shipped `suim` bundle on real photographs, through the pipeline.
 
 Of `suim_dev` only the 360 photographs that its networks have not seen are used. Its thresholds
 were fitted on 300 of them: the results show that the files are those that were measured.
-
 """
 
 from pathlib import Path

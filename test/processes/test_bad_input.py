@@ -4,7 +4,6 @@ Bad input to the installed ROS programs: one sentence, an exit code, and no proc
 
 Models, parameter files and damaged bundles: test_node_start.py. No network interface and domains
 out of range: test_node_stop.py. Launch files: test_launch_files.py and scripts/check_launch.
-
 """
 
 import os

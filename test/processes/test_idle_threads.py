@@ -6,7 +6,6 @@ Real processes are tested, without environment variables that limit threads. The
 is so large that every BLAS would multiply it with several threads. With that product computed by
 `@`, a second thread was measured to take 20 to 40 ms per frame, also on a busy machine. The source
 is checked too: the packages that a frame passes call no BLAS.
-
 """
 
 import ast

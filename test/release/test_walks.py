@@ -5,7 +5,6 @@ The walkthroughs of the documentation run in a shell that cannot see the checkou
 The commands of a section are run as one script in a new home folder, with the package installed by
 pip or colcon. Verbs get options that reduce the amount of work (`SMALLER`). Commands that the page
 marks as `not run` are skipped; their reasons must be in `REASONS`.
-
 """
 
 from dataclasses import dataclass, field

@@ -3,7 +3,6 @@
 Compare the real cv_bridge with the package's codec, in a Python that has cv_bridge.
 
 Prints one JSON object with the result of each comparison, which `test_cv_bridge.py` checks.
-
 """
 
 import array

@@ -7,7 +7,6 @@ Kill a process that writes a frame log, repeatedly, and check what is on the dis
 In each round a child opens the log and writes frames as fast as it can, until SIGKILL ends it at a
 random time, possibly while it opens the log. In every second round the log has a quota of a few
 frames, so that it also removes frames. Prints one JSON line.
-
 """
 
 import collections

@@ -6,7 +6,6 @@ Log to a real file system that fills up, becomes read-only, and disappears.
 
 Mounts a tmpfs of 1 MB on FOLDER, visible to this process only. Prints one JSON line with the state
 of the log at each stage.
-
 """
 
 from contextlib import suppress

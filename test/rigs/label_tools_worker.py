@@ -4,7 +4,6 @@ Read exports with the labelling tools' own code, in a process with these tools i
 
 It does not import this package. Argument: the folder of the exports. It writes a .npz file of the
 masks by stem (255 for uncovered pixels) and a .json file of the reasons there.
-
 """
 
 from collections.abc import Callable

@@ -10,7 +10,6 @@ subscription's callback: 'raise', 'hang' for ever, or 'exit'. An optional part (
 while a file of its name is in the folder UNCERTAINTY_SEG_TEST_FAILURES. Calls that make a picture
 (`PICTURES`) are recorded in the file `made` there; they wait while a file `wait` exists, and end
 their thread if there is a file `end`.
-
 """
 
 from collections.abc import Callable, Mapping

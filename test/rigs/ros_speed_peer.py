@@ -4,7 +4,6 @@ A replacement of the perception node, run as a process.
 
 It publishes `confident` like the node, 20 times a second. The value is the content of the file
 UNCERTAINTY_SEG_TEST_FLAG, read each time: true, false, or empty to publish nothing.
-
 """
 
 from __future__ import annotations

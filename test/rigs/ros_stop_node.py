@@ -3,7 +3,6 @@
 The real node, whose configure stays in C code that no signal interrupts, such as a compiler's.
 
 It prints when it is in C. Python's signal handlers do not run before that code returns.
-
 """
 
 import hashlib

@@ -6,7 +6,6 @@ Two versions cannot be imported by one process. Each line on stdin is a job in J
 stdout its result. The jobs call the package's own functions, which the test is about.
 
     tensorrt_gate_worker.py FOLDER     FOLDER has the content of the wheels
-
 """
 
 import json

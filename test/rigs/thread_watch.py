@@ -6,7 +6,6 @@ Run an installed program and record continuously how much CPU time its threads u
 
 FILE contains one JSON object: `wall_s`, the wall-clock time, and `ours` and `libraries`, the CPU
 seconds by thread id of the threads that Python started and of all others.
-
 """
 
 import json

@@ -4,7 +4,6 @@ The real cv_bridge and the package's codec agree.
 
 cv_bridge is that of this Python, or the Linux distribution's in a second environment, which
 scripts/test creates (`set_up_cv_bridge`). test_conversions.py tests faults that it does not have.
-
 """
 
 from importlib.util import find_spec

@@ -4,7 +4,6 @@ One code base from Humble to Rolling: features that an older ROS lacks are unuse
 
 The lists are names that rclpy, launch and launch_ros of Humble (rclpy 3.3.15) lack and those of
 Jazzy (7.1.3), Kilted (9.1.2) or Rolling (8.0.0) have, read from their sources.
-
 """
 
 import ast

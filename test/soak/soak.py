@@ -8,7 +8,6 @@ Node and governor are separate processes. This process sends the frames, acts on
 like an operator, in an order given by the seed, and receives flag, numbers, status and factor.
 `soak_oracle` judges them. It prints lines of progress; the last line is one JSON object. The exit
 code is 0 if no flag was wrongly true, good frames were true, and memory did not grow.
-
 """
 
 import argparse

@@ -3,7 +3,6 @@
 The real node with a network that returns invalid results, run by the soak as a process.
 
 The green value in the middle of the image selects a fault; other modules import `COMMANDS`.
-
 """
 
 from collections import deque

@@ -5,7 +5,6 @@ A camera whose frames are good or faulty by construction, from a seed.
 Each frame records whether its flag may be true. That follows from how the frame was made, and from
 the documented rules on stamps and repeated pixels, without code of the package. The green value in
 the middle of the image commands faults of the network, which `soak_backend` executes.
-
 """
 
 import array

@@ -17,7 +17,6 @@ A true flag is a lie
 A factor of the governor above the slow one is a lie unless only true flags were sent for
 `settle_s`, the last at most `deadline_s` ago. `MARGIN_S` is added to all times, to allow for a
 busy machine.
-
 """
 
 from collections import Counter, deque

@@ -6,7 +6,6 @@ RECIPE is the included recipe active, or a YAML file with the keys below. The ma
 stand for the labeller; for real labelling use select. OUT/rounds.csv has one row per round, and
 OUT/round-K/network its bundle. To measure the gain of a strategy, run another folder with `--set
 strategy=random`.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ What several verbs share: the settings of a pipeline, kinds of options, the JSON
 
 Every verb takes the parameters of the node under their own names, so that the command line and the
 node are always the same.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Write an HTML page to browse the frames of a score table.
 The page is one file that needs no network. It has filters by score, predicted class, dive and
 flag, and shows image, mask and heatmap of each frame side by side. It contains pictures of some
 frames and reads photographs from their files; to look at any frame of bags and logs, serve it.
-
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ needed.
 
 Blocks are independent of each other: dives, sites, tracks. Neighbouring frames of a video are
 not, so name the blocks with --blocks unless all images are independent.
-
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ Anyone can check a signed bundle without this package, in its folder:
     sha256sum -c SHA256SUMS
     openssl pkeyutl -verify -rawin -pubin -inkey key.pub.pem -in SHA256SUMS \
         -sigfile SHA256SUMS.sig
-
 """
 
 from __future__ import annotations

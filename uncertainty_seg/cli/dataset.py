@@ -5,7 +5,6 @@ Keep labelled frames in a growing dataset: a labelled folder to which imports ar
 train, calibrate and evaluate read it like any labelled folder. Each dive is in one split, which
 follows from its name and never changes. An addition is written completely or not at all.
 Unreviewed frames are refused. All files are plain, so git or DVC can keep versions.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Play a rendered dive through the real node over DDS, and make a contact sheet an
 The dive has a silt cloud and an object that is not in the training data. A player sends it to the
 node in another process, and a recorder keeps what the node publishes. Fails if the flag did not
 fall or rise as expected. ``--offline`` runs the same pipeline without ROS.
-
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ IoU, calibration error, ranking of wrong pixels, of bad and of foreign frames, a
 accepted frames at the same promise; each with the difference to the first bundle and its 95 %
 interval. The last row is one pass of the first network. Maps and scores are selected on some folds
 and reported on the others. With --report all figures are in FILE.json.
-
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ writes a folder that train, calibrate and evaluate read. A dive is never split. 
 back unchanged is refused unless the tool marks its frame as finished, since a mask that nobody
 corrected always agrees with the model. Formats: coco, label-studio, folder (images and masks),
 fiftyone; datumaro converts COCO from and to the formats of other tools.
-
 """
 
 from __future__ import annotations

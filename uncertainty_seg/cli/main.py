@@ -6,7 +6,6 @@ A verb is a module of this folder with ``add_arguments(parser)`` and ``run(args)
 maybe ``GOES_ON``, what the same command does after a stop. Only the module of the verb that is
 asked for is imported, and it imports heavy libraries inside functions, so that ``--help`` needs
 none of them. The last line on stdout is one JSON object.
-
 """
 
 from __future__ import annotations

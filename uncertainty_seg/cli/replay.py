@@ -5,7 +5,6 @@ Run the model over a recorded bag and write what the node would have published.
 Every image goes through the same pipeline as in the node, without ROS. Outputs carry the stamps of
 their images; the same bag, model and seed give the same bytes. An unusable frame is counted,
 reported and written as not confident.
-
 """
 
 from __future__ import annotations

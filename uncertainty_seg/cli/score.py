@@ -6,7 +6,6 @@ Each row has every score, the gate's verdict, the share of each class, a hash an
 `select` chooses from them. The table is a folder of parts, one for each topic of a bag, each
 folder and each log. A second run computes only parts that are missing or whose source, model or
 settings have changed. Unreadable frames are counted and left out.
-
 """
 
 from __future__ import annotations

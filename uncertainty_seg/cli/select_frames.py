@@ -13,7 +13,6 @@ one file). The same table, options and seed give the same choice. Strategies:
   random                 a random draw: the control, and the input for calibrate
 
 A frame that could not be scored counts as most uncertain and comes first (not for random).
-
 """
 
 from __future__ import annotations

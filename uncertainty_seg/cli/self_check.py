@@ -12,7 +12,6 @@ For the backend tensorrt missing engines are built first, so that the node start
 
     uncertainty_seg self-check suim --set backend=tensorrt
     uncertainty_seg self-check suim --compute-capability 8.6,8.9 --cache engines/
-
 """
 
 from __future__ import annotations

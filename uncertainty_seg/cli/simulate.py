@@ -5,7 +5,6 @@ Render a synthetic pipeline inspection: a dive into a bag, or labelled scenes to
 A dive has the topics /camera/image_raw (bgr8), /camera/camera_info, /ground_truth/mask (mono8, 255
 is unknown) and /ground_truth/event (String). Scenes are a labelled folder: images, masks, classes
 and splits. The same options give the same bytes.
-
 """
 
 from __future__ import annotations

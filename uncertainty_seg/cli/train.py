@@ -6,7 +6,6 @@ RECIPE is an included recipe (own, for your own images; suim and pipeline, those
 models) or a YAML file with the keys below. Beside the bundle OUT the command writes the recipe,
 OUT.recipe.yaml, the weights OUT.pt, OUT.curves.csv, OUT.facts.json (for the card) and
 OUT.progress, from which a stopped run continues. Needs torch.
-
 """
 
 from __future__ import annotations

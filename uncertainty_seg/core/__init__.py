@@ -7,7 +7,6 @@ One frame: image in; maps, scores and verdict out, in numpy (OpenCV where images
 No per-frame code calls BLAS, here or in another subpackage: products use `np.einsum`, which does
 not. After each small product the threads of a BLAS library spin for 30 ms or more while they wait
 for the next one, which keeps a core busy between frames.
-
 """
 
 __all__ = [

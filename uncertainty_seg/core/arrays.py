@@ -3,7 +3,6 @@
 Array types shared by the package, a check of shape and dtype, and a confusion matrix.
 
 Axis letters everywhere: T passes, C classes, H W source image, h w network, hl wl logits.
-
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 A model bundle after it was read and checked: the input of backends and pipeline.
 
 `storage.model_bundle` reads it from disk.
-
 """
 
 from __future__ import annotations
@@ -120,7 +119,6 @@ def require_seed(bundle: ModelBundle, settings: Settings) -> None:
 
     One set of T masks biases the scores by the same share in every frame, and each seed by a
     different share. Masks drawn per frame have errors as large, which average out over frames.
-
     """
     calibration, card = bundle.calibration, bundle.card
     if calibration is None or settings.seed == calibration.seed \

@@ -5,7 +5,6 @@ Thresholds and temperature of a bundle, what they are valid for, and what they p
 A threshold is stored with T, mask policy, precision and a digest of the graphs, because the
 estimate of mutual information grows with T as about (1 - 1/T), and every change of the network
 moves the scores.
-
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ single pass has no such inputs.
 
 Masks of whole channels take a few kB. Masks of elements are as large as the feature maps in each
 pass; `LazyRows` draw only the passes that are read, so that memory does not grow with T.
-
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ A flag for an image that is an hour old, or that a hung driver repeats for ever,
 good the image is. Stamps are compared with a clock and with each other. Pixels are compared part
 by part, since a driver may give old pixels a new stamp, and a clock or counter may be drawn over
 them. Noise added to a still image cannot be distinguished from sensor noise.
-
 """
 
 from __future__ import annotations

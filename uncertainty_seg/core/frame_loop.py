@@ -6,7 +6,6 @@ The node, `replay` and `score` share this loop, so that an image gets the same v
 three, usable or not. It depends on neither messages nor files: the caller passes a function that
 decodes the frame, and receives the outcome. The judge is the gate of the pipeline or, in the node,
 the owner of the verdict, which also publishes it.
-
 """
 
 from __future__ import annotations
@@ -143,7 +142,6 @@ class FrameLoop:
         continues. `about` is passed to the judge: the header to publish under. `clock_ns` returns
         the time to compare the stamp with; it is called when the frame is taken and again when it
         is judged. Without it, as for a folder of pictures, the guard is not used.
-
         """
         if clock_ns is not None:
             before_ns, self._taken_ns = self._taken_ns, clock_ns()

@@ -8,7 +8,6 @@ given the time. Before the first frame and for a score that is not a number, the
 For the same events, settings and times, a gate with smaller thresholds is true only when one with
 larger thresholds is. A frame that is bad at the larger thresholds is bad at the smaller ones, a
 frame good enough to rise at the smaller is so at the larger, and nothing else changes the flag.
-
 """
 
 from __future__ import annotations

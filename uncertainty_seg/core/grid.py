@@ -12,7 +12,6 @@ So the grid may be offset from the centres by a share of a cell, at which the me
 interpolation weights equals that of the image's pixels: for many pixels per cell ``(1 - 1 /
 sqrt(3)) / 2``, 0.211, as in Gauss quadrature with two points. The mean over the plane of anything
 quadratic in the logits is then the image's own, that of other maps nearly so, at no cost.
-
 """
 
 from __future__ import annotations

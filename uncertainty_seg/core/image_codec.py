@@ -6,7 +6,6 @@ No message type is used here: the node and the bag reader fill the same `RawImag
 the same pixels. OpenCV converts colours and decodes files; this module only removes row padding,
 corrects the byte order, which cv_bridge misreads without an error, and checks sizes before
 anything is allocated. Rows that cv_bridge has read already (`RawImage.values`) are reused.
-
 """
 
 from __future__ import annotations

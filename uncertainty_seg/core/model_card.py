@@ -3,7 +3,6 @@
 The description of a model bundle: classes, input, dropout sites, licence, hashes.
 
 It converts between JSON text and a dataclass; `storage` reads files and compares hashes.
-
 """
 
 from __future__ import annotations

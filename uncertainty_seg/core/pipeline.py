@@ -5,7 +5,6 @@ The order of the steps, defined only here: image, network, maps, scores, verdict
 The ROS node and every offline tool call this pipeline, so that a bag replayed offline and the
 live node give the same numbers. A `Backend` runs the network; it does not depend on the gate,
 and the pipeline does not depend on a runtime.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ A backend whose results are checked before they are used.
 A runtime with a broken driver, an engine of another network or an unwritten buffer still returns
 arrays, and zeros everywhere look like a frame without any uncertainty. A result that cannot belong
 to the image is a fault of the frame.
-
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 Resize images from the camera's size to the network's, and every map back.
 
 Normalisation is part of the graph, whose input is bytes.
-
 """
 
 from __future__ import annotations

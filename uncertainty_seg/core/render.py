@@ -3,7 +3,6 @@
 Maps as pictures for viewing: class colours, the heatmap over the darkened image, an overlay.
 
 The caller sets the ranges of values, so that pictures of different frames can be compared.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Every setting of the package, with its meaning, unit, range and when to change i
 A setting is a dataclass field made by `parameter`. The node's parameters,
 config/uncertainty_seg.yaml and docs/reference/parameters.md are generated from these fields only.
 Each value is checked against its field, combinations of settings in `Settings`.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ A verdict as an entry of a diagnostics message, and as named numbers for mission
 
 The node publishes the entry as `~/status`, the numbers as `~/verdict`; `replay` fills a bag.
 docs/reference/ros.md lists the keys of both with their types.
-
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ From T passes to uncertainty maps: sums over the passes, and the maps computed f
 graph `passes.onnx` with it on every runtime. Everything else is computed here, for all runtimes
 alike: maps at the grid of the sums (`grid_maps`), for scores and gate, and maps of the image
 (`image_maps`), each computed on first use.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Work with recorded frames: replay, score, select, browse and label them, and kee
 `scoring` fills a table, and `selection` chooses from it by the functions of `strategies` and
 `likeness`. `label_sources` and `label_formats` export frames for labelling; `label_review` imports
 the labels into a folder that `dataset` adds to a dataset.
-
 """
 
 __all__ = [

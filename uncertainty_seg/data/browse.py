@@ -6,7 +6,6 @@ All frames can be filtered and sorted: each column of numbers is packed, and unp
 The page contains the pictures of a limited number of frames, half of them with the highest scores
 and half random, so that ordinary frames appear beside the worst; photographs of other frames are
 read from their files when they are viewed.
-
 """
 
 from __future__ import annotations

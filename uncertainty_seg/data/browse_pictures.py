@@ -4,7 +4,6 @@ Pictures of the frames of a page: drawn before it is written, or served on deman
 
 The server reads a frame from its bag, folder or log, and runs the model for mask and heatmap. It
 accepts connections from this computer only.
-
 """
 
 from __future__ import annotations
@@ -112,7 +111,6 @@ class PictureServer(ThreadingHTTPServer):
     A page for browsers of this computer, with the pictures of every frame of its tables.
 
     Raises ConfigError if the port cannot be used.
-
     """
 
     daemon_threads = True

@@ -7,7 +7,6 @@ A labelled folder that grows: reviewed labels are added by dive, and no dive is 
 plain, so that git or DVC can version them. Images and masks are written first and splits.json
 last, each atomically: a reader of splits.json sees the old dataset or the new one. If a process
 dies in between, the next one completes its work.
-
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Each format has one function that writes frames into an empty folder, and one th
 labels. The reader yields a `Labelled` for each frame and labeller. It raises DatasetError if a
 file is damaged, or a frame, class or size is not that of the export, which the table of exported
 frames lists.
-
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ Every export contains the table, ``frames.json``. It holds what labelling tools 
 the classes, and the dive, stamp and reason of each file. Corrected labels refer to it. A pixel
 outside all regions has an unknown class; of overlapping regions the last one counts, so that a
 labeller may paint over a region without erasing it.
-
 """
 
 from __future__ import annotations
@@ -80,7 +79,6 @@ class FrameRow:
     says how it was chosen for labelling. `mask_sha256` and `image_sha256` are digests of the
     exported mask and of the image file. `split` is that of its labels, if that was decided when
     it was drawn; else empty.
-
     """
 
     stem: str

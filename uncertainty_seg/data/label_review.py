@@ -6,7 +6,6 @@ A mask that equals the exported one was not corrected, and counts only if the to
 as finished or the user accepts it. Tools change masks by themselves: they convert them to
 outlines, work at another size, or lose a class. Therefore neither pixels next to an outline nor
 pixels that are unknown in one of the two masks count as a difference.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Frames of frame logs and of selections, with the masks of the model, for a label
 A log has images and masks as the vehicle stored them. A selection holds scores, not masks: the
 bundle that scored it computes the same masks again, with the same settings. Since a source may
 have changed, an image is exported only if its stamp, size and hash are those that were scored.
-
 """
 
 from __future__ import annotations

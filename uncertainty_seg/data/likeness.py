@@ -6,7 +6,6 @@ Which frames look alike: a vector and a hash of a frame, and near duplicates by 
 in order stays and represents all that are closer to it than a distance. So no two remaining frames
 are closer, and each removed frame is close to a remaining one; groups by chains of neighbours (a
 slow pan) would not guarantee that.
-
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ It runs the node's pipeline over every image, without ROS. Outputs have the stam
 the same bag, model and seed give the same bytes. In a folder of pictures the stamp is the position
 in seconds, and the frame id is the picture's name. An unusable frame is counted, reported and
 written as not confident.
-
 """
 
 from __future__ import annotations

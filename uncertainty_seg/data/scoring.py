@@ -6,7 +6,6 @@ A shard is one source: a topic of a bag, at most 500 pictures of a folder, or a 
 in order into one part of the table, in this process, in processes of this machine or as a task of
 a Ray cluster, with the same bytes. A part gets its name only when it is complete, so a killed run
 loses only the shards in progress.
-
 """
 
 from __future__ import annotations

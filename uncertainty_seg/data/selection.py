@@ -3,7 +3,6 @@
 Choose frames of score tables that are worth a label, and find the frames behind rows of a table.
 
 The strategies are in `strategies`.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Choose the frames that are worth a label, and give the reason for each.
 First the pool is thinned: of frames that look alike the most uncertain one stays. Then frames that
 could not be scored are taken, since their content is unknown; then the strategy chooses. The same
 frames and seed give the same choice, whatever the order of the rows.
-
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ class Candidates:
     `features` those of `likeness.frame_features`, NaN where there are none. `times_s` is when each
     was taken, in seconds of its dive's clock. `is_video` says whether each is of a video, in which
     neighbours look alike; None if all are.
-
     """
 
     keys: NDArray[np.object_]

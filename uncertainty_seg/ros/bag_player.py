@@ -5,7 +5,6 @@ Publishes the images of a bag as a camera would, without rosbag2: `uncertainty_s
 Images are published on `image` with their recorded stamps, at the pace of the recording, once a
 subscriber has connected. A CompressedImage is published unchanged on `image/compressed` and, if
 `image` has a subscriber, decoded on `image`.
-
 """
 
 from __future__ import annotations

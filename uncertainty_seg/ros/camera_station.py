@@ -5,7 +5,6 @@ Everything that belongs to one camera: its topics, its verdict, its health.
 Cameras share only the node, the network and the worker, so a fault of one does not affect another.
 The verdict's topics exist as long as the node, the image topics from configure to cleanup, the
 subscription from activate to deactivate.
-
 """
 
 from __future__ import annotations

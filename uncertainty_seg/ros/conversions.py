@@ -5,7 +5,6 @@ Conversions between ROS messages and the images of the core.
 An installed cv_bridge that passes a check reads the raw values of a message. The package's own
 codec reads what cv_bridge does not know or would misread. It also converts colours, so that the
 node and `replay` see the same pixels, and writes: some cv_bridge versions take 60 times as long.
-
 """
 
 from __future__ import annotations

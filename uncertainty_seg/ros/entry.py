@@ -7,7 +7,6 @@ program handles signals itself. After `main` has returned, signals are ignored.
 
 `ros2 launch` leaves its processes running if SIGTERM or SIGKILL ends it. The launch files
 therefore pass its process id in `LAUNCHED_BY`, and the programs receive SIGTERM when it ends.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ Connects the node to the frame log: processed messages become frames of the log.
 
 A frame that the log has written is published on `~/flagged`, so that a plain `ros2 bag record` of
 that topic holds the same frames as the log.
-
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ failure before the verdict publishes a false flag with the reason. A separate th
 pictures of the newest judged frame, if they have subscribers, so that a slow or failing picture
 delays no verdict. A failure after the verdict (picture, log, count) is counted for its part and
 does not change the flag.
-
 """
 
 from __future__ import annotations

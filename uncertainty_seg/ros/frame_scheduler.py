@@ -5,7 +5,6 @@ A slot for the newest frame of each camera, and the worker thread that takes fra
 A new frame replaces one that still waits, which is counted. Among the cameras with a frame, the
 one served longest ago is next. A camera with a rate cap keeps its newest frame until the cap
 allows it. Callbacks never wait for the worker. Imports no ROS.
-
 """
 
 from __future__ import annotations

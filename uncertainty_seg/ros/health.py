@@ -4,7 +4,6 @@ The state of the node on /diagnostics, once a second and on change, in every lif
 
 Each camera has a status. Late frames are reported as in Autoware's nodes: a warning for a frame
 over its latency budget, an error once that has lasted for `LATENCY_ERROR_S`.
-
 """
 
 from __future__ import annotations

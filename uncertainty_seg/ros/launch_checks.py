@@ -3,7 +3,6 @@
 Checks of the launch files before a process starts, so that no part of the system stays behind.
 
 Each check raises an error of the package with one sentence. Imports neither launch nor rclpy.
-
 """
 
 from __future__ import annotations

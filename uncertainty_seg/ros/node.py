@@ -7,7 +7,6 @@ In every state but active, and after `stale_timeout_s` without a verdict, the fl
 false with the reason. Callbacks run in one executor thread and never wait for inference. The
 worker thread judges frames, and the painter thread renders their pictures. A `CameraStation`
 holds what belongs to one camera.
-
 """
 
 from __future__ import annotations

@@ -197,7 +197,6 @@ def stop_on_signals() -> threading.Event:
     ROS's own handlers must be off. A second signal does not wait for an engine that hangs. A
     thread sets the event at once: Python's own handlers wait until the main thread returns from C,
     where a compiler, or a runtime that loads a network, may stay for long.
-
     """
     stop, numbers = threading.Event(), stop_signals()
     here, there = socket.socketpair()

@@ -4,7 +4,6 @@ Settings as ROS parameters: declared with description and range, checked togethe
 
 Only `core.settings` decides which values are valid. Integers for floating-point parameters
 (`rate: 7`), which ROS refuses, are accepted.
-
 """
 
 from __future__ import annotations

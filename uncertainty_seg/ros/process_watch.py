@@ -9,7 +9,6 @@ code 3, so that systemd or `ros2 launch` starts a new one.
 
 Time is summed over the checks, at most `LONGEST_LOOK_S` for each: a process that was paused
 (SIGSTOP, a suspended computer, a debugger) does not count as hung.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ Everything the node publishes; status and pictures only if they have subscribers
 
 The topics of the verdict exist as long as the node; those of the pictures from configure to
 cleanup.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ Record topics into a bag, as small as the demo and the replay tests need it.
 
 ``python -m uncertainty_seg.ros.recorder TOPIC... --out BAG`` prints one JSON line when every topic
 is subscribed and one when the bag is closed. A recording that is stopped before is not kept.
-
 """
 
 from __future__ import annotations

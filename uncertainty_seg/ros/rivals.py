@@ -11,7 +11,6 @@ A new node gives way to a settled one, and the later of two new nodes to the ear
 node never gives way, so two that could not hear each other for `NAME_SETTLE_S` both continue, both
 with a false flag (`RivalWatch`). A forged claim can keep a new node from starting but raises no
 flag. A separate thread sends the claims, since the executor stands still during configure.
-
 """
 
 from __future__ import annotations

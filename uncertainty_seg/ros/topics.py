@@ -4,7 +4,6 @@ The node's topics: their names, their quality of service, and why no message pas
 
 The middleware reports that some endpoint does not fit, but neither which nor a remedy. That event
 triggers a look at the graph, which names the other endpoint and what it offers or requests.
-
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ reason, and does not count as a fault itself.
 
 A process can be paused at any instruction: the time of a verdict is noted before it is published,
 and checked again after a true flag. If the flag was published late, a false one follows at once.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ The basis of the renderer: noise tiles with fast look-ups, and a pinhole camera.
 
 The world has x along the pipe, y to its left, z up, in metres. Look-ups go through `cv2.remap`,
 whose weights are quantised to 1/32 of a cell. There is no lens distortion.
-
 """
 
 from __future__ import annotations

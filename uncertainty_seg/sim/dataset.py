@@ -4,7 +4,6 @@ Write labelled scenes to disk, in the layout of a labelled folder.
 
 `images/STEM.jpg` pairs with `masks/STEM.png` (one channel, pixel = class id);
 `classes.json` names ids and colours, `splits.json` lists stems.
-
 """
 
 from __future__ import annotations

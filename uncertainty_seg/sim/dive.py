@@ -8,7 +8,6 @@ never shown in training, recovery, a shoal of fish, inspection. Dives of other l
 order and scale the times.
 
 Any frame can be rendered by itself; the same seed gives the same bytes.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ Objects in the scenes: debris, and objects never shown in training.
 
 Debris are boxes, drums and tyres, placed independently. A diver and a shoal of fish share no shape
 with them: limbs are signed distances, fish ellipsoids. They move with time.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ The pipe: its route and the features along it, its centre line, joints, anodes a
 Field joints and anodes are closer together than on a real pipeline (12 m and over 100 m). The
 classes of the scenes are here too: open water counts as seabed, as does everything too dim to be
 seen. Their colours (Okabe and Ito, 2008) suit the common forms of colour blindness.
-
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 One picture with its exact labels: camera, world and water are drawn from one seed.
 
 A scene has no time: `dive` moves the camera.
-
 """
 
 from __future__ import annotations

@@ -4,7 +4,6 @@ Cast one ray per pixel into the world: the surface it meets, with its normal and
 
 Labels here are those of clear water; `water.visible` decides what can be seen. All surfaces are
 matt, including metal.
-
 """
 
 from __future__ import annotations

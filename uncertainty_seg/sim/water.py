@@ -4,7 +4,6 @@ Light in the water, and the camera sensor: lamps, attenuation, veil, silt, marin
 
 Single scattering only; formulas and sources are in docs/reference/models.md. A cloud of silt is
 additional, uneven extinction that drifts as a whole. Each picture has its own exposure.
-
 """
 
 from __future__ import annotations

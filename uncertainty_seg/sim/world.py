@@ -5,7 +5,6 @@ The world along a pipe: seabed, pipe, debris and their colours, drawn from one s
 The seabed is a height field with banks, ripples, boulders, ropes, burials and free spans, without
 overhangs. Nothing in it moves: the renderer takes silt, divers and fish separately. `place` and
 `shoal` put objects never shown in training into a camera's view, clear of seabed and pipe.
-
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 The first network of an ensemble as a separate bundle, to measure its cost and quality alone.
 
 A mask that selects the first member is not enough: the trunk would still run all members.
-
 """
 
 from __future__ import annotations

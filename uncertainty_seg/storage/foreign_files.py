@@ -4,7 +4,6 @@ Read foreign files within bounds: of their size, their nesting depth and the nam
 
 A file out of bounds raises ValueError with the reason; the reader of the format converts it, like
 that of a damaged file, to an error of one sentence.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Find and read the frames of bags, folders of pictures and frame logs alike.
 A source is one topic of one bag, one folder, or one log. `find_sources` searches folders: each is
 a log or a bag, or contains bags and logs, or else pictures. `read_source` reads a source in its
 order from the start. Nothing is decoded here.
-
 """
 
 from __future__ import annotations
@@ -72,7 +71,6 @@ class FrameSource:
     was given, which then has precedence over the dives that a log has. `num_frames` counts those
     in its index, readable or not. `digest` is of the names, sizes and times of its files. A large
     folder is split into several sources of `num_frames` pictures each, from number `first` on.
-
     """
 
     path: str
@@ -94,7 +92,6 @@ class SourceFrame:
     `index` is its position in the source, unreadable frames included. The stamp is that of its
     header, or of a picture its position in seconds; `received_ns` is None in a folder or a log.
     `kept_as` is why a log kept it, one of its `REASONS`; `file` names a picture of a folder.
-
     """
 
     index: int
@@ -140,7 +137,6 @@ class Whereabouts:
 
     The endings of a path, the longest first, are searched below `root`, if given, or else, if the
     path is missing, in the folders around `near`, the table.
-
     """
 
     near: Path
@@ -333,7 +329,6 @@ def find_sources(
     `problems` receives a sentence for each bag, folder or topic that cannot be used, and `unread`
     for pictures and videos that are not read. Raises BagError if an input is missing or of unknown
     kind, or nothing is found.
-
     """
     unread = [] if unread is None else unread
     places = {place.path.resolve(): place for path in inputs for place in _places(path, unread)}

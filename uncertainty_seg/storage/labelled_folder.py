@@ -6,7 +6,6 @@ The layout: ``images/STEM.jpg`` (or png), ``masks/STEM.png`` with the class id a
 ``classes.json`` with names, colours and the ignore index, ``splits.json`` with lists of stems. An
 orientation in the metadata of an image is ignored. The file of blocks, groups of frames that are
 not independent, is read here too.
-
 """
 
 from __future__ import annotations
@@ -60,7 +59,6 @@ class LabelledFolder:
 
     RGB images, (H, W, 3), of any size; masks of class ids, (H, W), with `ignore_index`, which
     losses and metrics leave out, where the class is unknown; file names without ending.
-
     """
 
     images: list[NDArray[np.uint8]]

@@ -8,7 +8,6 @@ weight. This module does not depend on what they compute.
 
 A bundle without that list, which a killed process may leave, has hashes only of its graphs, in its
 card. It is loaded with a warning, unless there are trusted keys.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ All nodes and tensors of an ONNX model, in subgraphs too, and which operators ar
 A node may contain subgraphs (the branches of If, the bodies of Loop and Scan), and a model may
 define functions. A walk over ``model.graph.node`` finds neither. Models are accessed by the names
 of their fields, so that onnx need not be imported here.
-
 """
 
 from __future__ import annotations

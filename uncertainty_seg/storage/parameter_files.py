@@ -6,7 +6,6 @@ ROS silently ignores a file if none of its keys matches the node: with a forgott
 misspelt name all values would be the defaults. The launch files check this before a process
 starts, and each node checks its own files. Neither rclpy nor numpy is imported, since the Python
 of `ros2 launch` may be another one than the node's.
-
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ The pHash of Zauner (Implementation and Benchmarking of Perceptual Image Hash Fu
 shrink to 32x32 grey, take the discrete cosine transform, and set a bit for each of the 8x8 lowest
 frequencies, without the constant ones, that is above their median. Noise, exposure and JPEG
 quality change few bits; other content changes about half of them.
-
 """
 
 from __future__ import annotations

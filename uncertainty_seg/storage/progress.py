@@ -4,7 +4,6 @@ Progress of long work on stderr: a bar on a terminal, otherwise a line now and t
 
 The lines are for a log file or a script that reads stderr, where a silent run of minutes would
 look as if it hung. Work that ends before the first line is due prints none.
-
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ as reviewed, since most come from other sources; an export for labelling, whose 
 model's predictions, does not. Each of these masks has a mark, which is copied with its PNG: a text
 chunk with the digest of the decoded pixels, class ids or colours of a palette. Paint programs
 either drop it or keep it with other pixels; then it has no effect any more.
-
 """
 
 from __future__ import annotations
@@ -69,7 +68,6 @@ class FrameReview:
     key of the frame in its source; `score` the largest ratio of a score to its threshold.
     `labeller` is who labelled it, if the tool records it; `split` is that of the frame, if it was
     decided when the frame was drawn.
-
     """
 
     reviewed: bool

@@ -5,7 +5,6 @@ The score table on disk: Parquet, one row per frame, one file (a part) per shard
 A shard is one topic of a bag, a folder or a log. A table is a folder of parts; the metadata of
 each part records how it was made, so that no other file is needed to distinguish parts. This
 module does not depend on the meaning of the scores.
-
 """
 
 from __future__ import annotations
@@ -44,7 +43,6 @@ class TableInfo:
     `model` is a shipped name, or the path of the bundle; it may have been moved, so that only
     `model_sha256`, its `model_digest`, is compared. With the model and `settings`, by dotted name,
     the pipeline reproduces the masks. `num_features` is the length of the column `features`.
-
     """
 
     model: str = field(compare=False)
@@ -70,7 +68,6 @@ class ScoreRow:
     unknown, `shares` those of each class in the mask. `features` describe the image and the
     result of the network. `file` identifies a picture of a folder when others are added or
     removed; `verdict_reason` is the verdict in words.
-
     """
 
     dive: str

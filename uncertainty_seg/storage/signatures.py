@@ -8,7 +8,6 @@ A key pair can be made, and a signature checked, without this package::
     openssl pkey -in key.pem -pubout -out key.pub.pem
     openssl pkeyutl -verify -rawin -pubin -inkey key.pub.pem -in SHA256SUMS \
         -sigfile SHA256SUMS.sig
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ Write a file or folder whole or not at all, and lock a file for one process.
 Both are written under another name, flushed to the disk and renamed, so that neither a killed
 process nor a power cut leaves half of them; the rename is flushed as well. This is the only module
 of the package that renames anything on disk.
-
 """
 
 from __future__ import annotations
@@ -69,7 +68,6 @@ def whole_folder(
     The path may be a link; its parent must exist. An older folder is replaced at the end or,
     without `is_replacing`, refused if it is not empty. Without `is_synced` no file is flushed to
     the disk: for thousands of files that can be created again.
-
     """
     path = path.resolve()
     draft = path.with_name(draft_name or f'.{path.name}.{secrets.token_hex(4)}.partial')

@@ -3,7 +3,6 @@
 The engines that a bundle needs, the facts in their keys, and progress and stops of a build.
 
 TensorRT is not run here; test_tensorrt_build_gate builds with the real one.
-
 """
 
 import dataclasses

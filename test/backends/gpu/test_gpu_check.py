@@ -4,7 +4,6 @@ The command scripts/gpu_check, on a fake GPU and without a GPU.
 
 Every part runs and detects errors, a failed part does not stop the others, the report has every
 part, and the exit code tells whether there was a GPU and whether a part failed.
-
 """
 
 import json

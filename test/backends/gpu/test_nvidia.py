@@ -4,7 +4,6 @@ The package's calls of CUDA (cuda-python) and of TensorRT's versions, and their 
 
 CUDA is a fake, whose names, arguments and values are compared with the real package if that is
 installed. These tests were developed without a GPU.
-
 """
 
 from enum import IntEnum

@@ -5,7 +5,6 @@ Maps of the backend `tensorrt`, on a fake TensorRT that runs ONNX Runtime.
 They equal those of the backend `onnxruntime` with the same masks: for any split of the passes, any
 earlier T, captured graphs or not, and every kind of bundle. The fake fails a test that breaks a
 rule of TensorRT.
-
 """
 
 import gc

@@ -6,7 +6,6 @@ TensorRT-RTX 1.7 has the API of TensorRT 11 and 1.4 that of 10; both build witho
 tests operators, types, shapes, profiles and all calls of a build, but not kernels, results, memory
 or speed. The ordinary tests build with one generation, the release tests with the other. One
 process per version builds (tensorrt_gate_worker), with the package's own functions.
-
 """
 
 from collections.abc import Callable, Iterator

@@ -5,7 +5,6 @@ Bundles that the backend `tensorrt` opens and refuses, and its behaviour when a 
 Engines that do not fit the card, full memory and a missing driver are refused with a sentence, and
 before TensorRT is imported if that would crash. Results are always the network's; after an error
 the backend is reopened once; and a closed backend holds no GPU memory.
-
 """
 
 from collections.abc import Callable, Mapping

@@ -6,7 +6,6 @@ The real modules are imported (see tensorrt_interface). The used names are read 
 source: each attribute that a class of TensorRT-RTX 1.7 has, with which test_tensorrt_build_gate
 builds. Names that a version lacks, and whose existence the package checks, are listed. The fake
 has no name, argument or value that the real modules lack.
-
 """
 
 import ast

@@ -3,7 +3,6 @@
 A graph for one image computes T masks at once as one by one, or is refused with the node's name.
 
 Every graph here is run T times with one mask each, and once with all T masks.
-
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,6 @@ A module that draws zeros and ones becomes a mask, whatever its name; other draw
 
 The nets imitate modules of libraries. The reference is passes of the unmodified net, drawn by
 torch; they are compared with the net run with masks.
-
 """
 
 from collections.abc import Callable

@@ -3,7 +3,6 @@
 The dropout that is active in a pass is the dropout active after the net's own train().
 
 The reference is the unmodified net after train(), with its normalisation in eval mode.
-
 """
 
 from collections.abc import Callable

@@ -3,7 +3,6 @@
 `uncertainty_seg compile` from the command line: a bundle that the pipeline opens, or one sentence.
 
 The torch factories are in a separate module, in a folder on the path.
-
 """
 
 from collections.abc import Callable

@@ -4,7 +4,6 @@ The comparison of passes with masks and passes that the network draws detects wr
 
 A network is compiled, and compared with another one of equal weights and different randomness,
 which has the effect of a compiler that gets the randomness wrong.
-
 """
 
 from conftest import tiny_card

@@ -4,7 +4,6 @@ Wrong command lines of `uncertainty_seg compile`: one sentence each, written by 
 
 A sentence states the given and the expected value. It does not repeat messages of Python, the
 system or a library, except those of the user's own code.
-
 """
 
 from collections.abc import Callable

@@ -4,7 +4,6 @@ Networks from other projects compile correctly, or are refused with a reason.
 
 Correctly means that the passes have the distribution of those that the network draws itself: in
 torch in training mode, or in ONNX Runtime with the original file.
-
 """
 
 from collections.abc import Callable

@@ -3,7 +3,6 @@
 Max unpooling equals torch's, before and after dropout, for one pass and several at once.
 
 The network is exported by torch as users do, and compared with torch run with the same masks.
-
 """
 
 import functools

@@ -16,7 +16,6 @@ class DirectNet(nn.Module):
     'dict', 'mean', 'pair' and 'swapped' return logits and log-variance apart, upsampled by two:
     under two sets of names, or as a tuple with the log-variance second or first. 'channels' joins
     them to 2C channels, not upsampled; 'last' puts these last, 'beside' adds features.
-
     """
 
     def __init__(self, way: str = 'dict', p: float = 0.0, seed: int = 0) -> None:

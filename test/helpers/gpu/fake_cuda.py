@@ -6,7 +6,6 @@ Enqueued work runs, in order, only when the stream is synchronized, so that read
 early gives wrong values. Errors that CUDA reports are returned as its error codes; errors that it
 does not detect are appended to `violations` and raised. test_nvidia compares names, arguments and
 values with the real package. The fake TensorRT runs on this module.
-
 """
 
 from collections.abc import Callable

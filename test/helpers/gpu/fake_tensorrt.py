@@ -10,7 +10,6 @@ TensorRT returns False or None or writes to its log, this does too. Errors that 
 compute garbage or crash are appended to `FakeCuda.violations` and raised. A captured graph keeps
 the addresses at capture, as in CUDA: when it is replayed they must still be allocated, and the
 context must be unchanged.
-
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ The Python APIs of five versions of TensorRT, as scripts/test installs them; no 
 NVIDIA's real Python modules are imported. Those of TensorRT are linked to stub libraries, which
 have the right symbols and no code: every class and signature exists and nothing can run. Those of
 TensorRT-RTX are linked to the real libraries.
-
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,6 @@ Small networks with uncommon but real constructs: tokens, queries, dropped paths
 
 Each takes the number of classes. They cover attention and other constructs that a compiler for
 purely convolutional networks would not handle.
-
 """
 
 from typing import Any

@@ -4,7 +4,6 @@ Encoder-decoder networks from papers, with few channels, each with the dropout o
 
 Each takes the number of classes and returns logits at the size of the image. Where a paper has no
 dropout, Dropout2d is added before the classifier or in the decoder.
-
 """
 
 from collections.abc import Sequence

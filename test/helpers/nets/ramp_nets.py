@@ -5,7 +5,6 @@ Networks with a known uncertainty for a plain grey image, for tests of active le
 Their logits are the normalised grey value and its negative, each summed over four copies under
 channel dropout. Middle grey has entropy 1 and mutual information 0 in every pass. On white the
 passes disagree, since one pass in sixteen drops all four copies.
-
 """
 
 import json

@@ -5,7 +5,6 @@ Builders of small networks with dropout from each segmentation library, without 
 A builder takes the options of a network and returns a function without arguments that builds it.
 Only that function imports the library, so that the list of networks needs none of them; nothing
 is downloaded.
-
 """
 
 from collections.abc import Callable

@@ -7,7 +7,6 @@ is never passed to the package: `net.eval()` for dropout off, and for the passes
 except the norms in training mode, with masks drawn by torch. The passes can therefore only be
 compared in distribution: Welch's t-test compares means of the maps, over the image and over groups
 of passes, with those of the bundle run in a `Pipeline`.
-
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -4,7 +4,6 @@ Run a torch network without any code of the package, with dropout off or on.
 
 `lively` makes random weights fit for comparisons: batch norms fit the features, logits spread by
 a few units and the predicted class varies, so that a wrong graph cannot pass for a right one.
-
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +27,6 @@ def eager(
 
     If its second argument is True, every module except the norms is in training mode.
     Logits smaller than the image are upsampled by torch.
-
     """
     net.eval()
     chosen = [module for module in net.modules() if not isinstance(module, _NORMS)]

@@ -4,7 +4,6 @@ The networks of the zoo: name, library, builder, and the size at which each is c
 
 `scripts/zoo` compiles all of them. Those of `CI` are small, need only torch and torchvision, and
 run in the ordinary tests (test/compiler/test_net_list.py).
-
 """
 
 from collections.abc import Callable, Mapping

@@ -4,7 +4,6 @@ Networks that reach the compiler as ONNX files, from torch's exporters and from 
 
 Each function writes the file into a folder and returns it with a function that runs the network
 in its own library: (1, 3, h, w) and whether dropout is on, to logits (C, h, w).
-
 """
 
 from collections.abc import Callable

@@ -5,7 +5,6 @@ Shared code of the ROS tests: a node in a separate process, and a client that wa
 Every test file locks a ROS domain id for itself, and DDS is limited to this machine, so that
 parallel tests do not receive each other's messages. No test sleeps: it waits until publisher and
 subscriber have discovered each other, publishes, and waits for the expected result.
-
 """
 
 from __future__ import annotations
@@ -46,7 +45,6 @@ def restart_with_ros_libraries(config: Any) -> None:
 
     Importing rclpy from wheels replaces the process, to set LD_LIBRARY_PATH. If pytest already
     captured output, everything printed after the restart would be lost.
-
     """
     if find_spec('ros_wheels_bootstrapper') is None:
         return

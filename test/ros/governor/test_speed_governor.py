@@ -4,7 +4,6 @@ The speed governor over real DDS: peers that die, hang or send false flags must 
 
 Tests compare deadlines with the system time at which the governor sent a factor, not with the time
 at which this process received it.
-
 """
 
 from collections.abc import Iterator

@@ -3,7 +3,6 @@
 The speed governor in this process: the test calls its callbacks and sets its clock.
 
 test_speed_governor has its behaviour over DDS, with peers that die and hang.
-
 """
 
 from collections.abc import Iterator

@@ -4,7 +4,6 @@ The speed factor and limited commands, with a clock set by the test in exact ste
 
 The oracle of the factor has no state machine: it searches the whole past for the last series of
 true flags without a gap. The factor must be exactly the one that follows from this series.
-
 """
 
 from dataclasses import dataclass

@@ -4,7 +4,6 @@ Images that are late, early, out of order or frozen never make the real node's f
 
 The stamps are from the system clock, as a camera's are, and the pixels have sensor noise unless a
 test freezes them.
-
 """
 
 from collections.abc import Callable, Iterator

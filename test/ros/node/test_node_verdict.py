@@ -4,7 +4,6 @@ The verdict for mission code: the numbers under a header are never more positive
 
 The keys of `~/verdict` and `~/status` are read from their documentation, and every message of the
 real node must agree with them.
-
 """
 
 from collections.abc import Callable, Iterator

@@ -5,7 +5,6 @@ One owner of the verdict: no event at any step of a frame causes a lost fault.
 The gate requires three good frames in a row. Every kind of event is injected at every step of a
 frame, and the flags from then on are known in advance. A stress test injects random events from a
 second thread.
-
 """
 
 from collections.abc import Callable

@@ -34,7 +34,6 @@ class Interval:
 
     Ends of `Draws.interval` are NaN if fewer than half of the draws have a value, or there is only
     one block, so that all draws are equal. Below about 50 blocks they are a rough indication.
-
     """
 
     value: float

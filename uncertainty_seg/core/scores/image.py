@@ -15,7 +15,6 @@ damage and has one upper limit. Some limits hold for any camera; the others are 
 of the calibration, with a margin, and are off without a calibration. Damage that is as smooth as a
 photograph is not detected: a tear between two similar frames, rows that are shifted a little each,
 red and blue swapped in a nearly grey picture.
-
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ that count, the largest of them, the division of the frame into classes and bord
 An ``ignore`` mask (h, w) is True where a pixel is left out, such as a hull in view or a vignette;
 NaN there has no effect. If any other pixel has no finite uncertainty, or none is left, every score
 of the frame is NaN, those of the photograph too, because the gate treats NaN as a fault.
-
 """
 
 from __future__ import annotations

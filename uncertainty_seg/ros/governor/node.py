@@ -5,7 +5,6 @@ The node `speed_governor`: slows the vehicle down when the flag is false, late o
 It runs in its own process, so that it outlives the perception node. `SpeedPolicy` decides the
 speed factor, `PublisherWatch` whether the flag has one publisher, and `CommandLimiter` scales the
 commands. They use a steady clock: if simulated time stood still, no flag would become stale.
-
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ can therefore make the vehicle faster; every other event holds the factor or low
 The age of a flag is the time since it was sent, because a process that got no processor time finds
 old flags in its queue. After a network cut many flags arrive at once: the flag must have been true
 for `settle_s`, at least the deadline, so a burst of old flags is stale before the factor may rise.
-
 """
 
 from __future__ import annotations

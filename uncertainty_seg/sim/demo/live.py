@@ -4,7 +4,6 @@ Play a dive to the real node over DDS, and record its outputs.
 
 Player, node and recorder are three processes. This one does not import ROS: it starts the others,
 reads their output, and stops them in an order in which no frame is lost.
-
 """
 
 from __future__ import annotations

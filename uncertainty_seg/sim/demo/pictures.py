@@ -4,7 +4,6 @@ The contact sheet of a dive, drawn with OpenCV: no font file, no plotting librar
 
 Each column of the sheet is a moment, in order of time, with camera, classes, uncertainty and flag.
 The plot of the score over the whole dive is below, with the same letters. Colours are BGR.
-
 """
 
 from __future__ import annotations

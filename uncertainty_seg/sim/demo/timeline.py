@@ -4,7 +4,6 @@ The timeline of a dive, frame by frame, and its summary on one screen.
 
 The bag of the dive and the bag of the node's outputs are joined by stamp. Verdicts fit in memory;
 pictures do not, and are streamed.
-
 """
 
 from __future__ import annotations

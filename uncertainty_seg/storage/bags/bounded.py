@@ -5,7 +5,6 @@ Bound the decompression of bags: a foreign bag of kilobytes must not expand to g
 rosbags and mcap decompress a chunk, a message or a file in one call and without a limit, and the
 size stated in the bag may be wrong. Their calls are replaced, for the whole process, by others
 that stop at a budget.
-
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ decoded here. A damaged message is a `BadMessage`, so that readers can count it.
 
 `BagReader` needs a whole bag. `McapStream` reads an MCAP file from its start, for one that has no
 index, because it was cut off or is still being written, or that has damaged chunks.
-
 """
 
 from __future__ import annotations
@@ -80,7 +79,6 @@ class BagReader:
     An open bag, a rosbag2 folder, its .mcap or .db3 file, or a rosbag1 file; use it with `with`.
 
     Raises BagError if the path is missing or not a readable bag.
-
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -239,7 +237,6 @@ class McapStream:
     The messages of one MCAP file, read once from its start up to its end or a damaged chunk.
 
     Raises BagError if it is not an MCAP file at all.
-
     """
 
     def __init__(self, path: Path) -> None:

@@ -5,7 +5,6 @@ Write a rosbag2 bag whose bytes depend on its messages alone, and build messages
 Files in the bag have fixed names, stamps are given by the caller, and no clock is read, so the
 same messages give the same files under any folder name. A bag appears under its name only when it
 is complete.
-
 """
 
 from __future__ import annotations
@@ -43,7 +42,6 @@ class BagWriter:
     The storage is 'mcap' (chunks compressed by zstd) or 'sqlite3'. After an exception in the block
     the unfinished bag is removed. `overwrite` replaces an older bag at the end, but nothing that
     is not a bag. Raises BagError if the path exists, is not writable, or the storage is unknown.
-
     """
 
     def __init__(

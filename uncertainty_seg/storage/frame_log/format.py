@@ -13,7 +13,6 @@ The format of a frame log: its input, its files on disk, and how they are writte
 A frame is written to a hidden folder and renamed, so that neither a killed process nor a power cut
 leaves half a frame. A frame to be evicted is first hidden as `.out-`, which can be undone, and
 renamed to `.gone-` and removed once the eviction is decided.
-
 """
 
 from __future__ import annotations
@@ -69,7 +68,6 @@ class LogFrame:
     is that of the message. `mask` and `uncertainty` return class ids, (H, W) of uint8, and a map,
     (H, W) of float32, 0..1 or NaN, at the size of the image; they are called once, for kept frames
     only, and keep `held_bytes` of memory alive.
-
     """
 
     stamp_ns: int
@@ -138,7 +136,6 @@ class LoggedFrame:
     mask_policy, model {name, sha256}, map, classes [{id, name, color_rgb}], image {height, width,
     encoding, file}, phash (16 hex digits), parameters, reservoir {name, key, log_weight, bar}.
     A number that is not finite is null.
-
     """
 
     folder: Path

@@ -6,7 +6,6 @@ The frame log of the node: it receives every frame, keeps selected ones, and nev
 queue. A separate thread skips near-duplicates, encodes and writes. If the queue is full, frames
 are dropped and counted; if the disk fails, it is tried again later, which `state` reports. Errors
 are counted and reported; none of them ends the thread.
-
 """
 
 from __future__ import annotations
@@ -112,7 +111,6 @@ class FrameLog:
     is on disk, from the log's thread. `clock`, in seconds, is for frames without a stamp and for
     retrying the disk. Raises FrameLogError if the folder cannot be written or another process
     writes it; ConfigError if the quota is too small for any frame of the log.
-
     """
 
     def __init__(
@@ -291,7 +289,6 @@ class LogState:
     are of this run; `num_frames` and `num_bytes` of the log. `error` is empty once a frame has
     been written again; `free_mb` is NaN if unknown; `num_pushed_out` left the window before a
     flagged frame early for lack of memory; `num_leftovers` were unfinished after a crash.
-
     """
 
     folder: str
@@ -530,7 +527,6 @@ class Candidate:
     `time_s` is its stamp, or the time of its offer, and not less than that of the frame before;
     `uniforms` are random numbers for the selection as control and for the reservoir; `is_onset`
     marks the first flagged frame of an event, which is never treated as a duplicate.
-
     """
 
     frame: LogFrame

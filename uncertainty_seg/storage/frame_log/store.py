@@ -9,7 +9,6 @@ For one thread; after an OSError the object is closed and a new one reads the fo
 The index has one JSON line for each frame that was added or evicted, and the eviction thresholds.
 The folders have precedence: where the index is missing, truncated or wrong, it is rebuilt from
 them. Only hidden frames depend on the index: those that it lists as evicted are removed.
-
 """
 
 from __future__ import annotations
@@ -62,7 +61,6 @@ class Index:
     ever held. `evicted` are frames that the file on disk still names, `num_leftovers` were being
     written or removed when the last writer ended; `problems` has a sentence for each folder that
     is not a frame.
-
     """
 
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -82,7 +80,6 @@ class FrameStore:
     is refused, so that a log is not continued on the system's disk when its own is unplugged.
     `num_trimmed` frames were evicted at the start, because the quota is smaller than before;
     `num_leftovers` and `problems` are those of the `Index`.
-
     """
 
     def __init__(self, folder: Path, settings: LogSettings, device: int | None = None) -> None:
@@ -451,7 +448,6 @@ class Reservoir:
     smaller key is admitted. `bar` is the largest evicted key: an item of weight w is in the sample
     with the probability 1 - exp(-w exp(-bar)), by which an estimate divides (threshold sampling;
     Duffield et al. 2007). `largest` is the size of the largest item that was ever admitted.
-
     """
 
     def __init__(
