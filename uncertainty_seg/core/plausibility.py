@@ -10,6 +10,7 @@ to the image is a fault of the frame.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Protocol
 import zlib
 
@@ -73,7 +74,8 @@ class CheckedBackend:
         Raises BackendError if they are implausible, or equal those of another recent image, and
         any error of the backend.
         """
-        sums = self._backend.run(image, masks, temperature)
+        # A copy, so that a backend that writes its arrays anew gets no means of the frame before.
+        sums = replace(self._backend.run(image, masks, temperature))
         if problem := implausible(sums, image, self._shape):
             raise BackendError(f'the network returned {problem}', fix=_FIX)
         seen = zlib.crc32(np.ascontiguousarray(sums.p).data)
@@ -115,23 +117,21 @@ def implausible(sums: PassSums, image: ImageU8, shape: tuple[int, int, int]) -> 
 
 def _contradiction(sums: PassSums) -> str:
     """Return which sums contradict each other, so that they cannot be of the same passes."""
-    mean = sums.p / np.float32(sums.passes)
-    total = mean.sum(0)
+    total = sums.mean.sum(0)
     low, high = float(total.min()), float(total.max())
     if low < 1 - TOLERANCE or high > 1 + TOLERANCE:
         return f'probabilities that sum to {low:.4g} to {high:.4g}, expected 1'
-    entropy = -(mean * np.log(np.maximum(mean, np.float32(1e-30)))).sum(0)
-    above = float((sums.entropy_nats / sums.passes - entropy).max())
+    above = float((sums.entropy_nats / sums.passes - sums.nats_of_mean).max())
     if above > LOOSE_NATS:
         return (f'passes whose mean entropy is {above:.4g} nats above that of their mean, '
                 'expected none above it')
     squares = sums.p_squared / sums.passes
-    short = float(((mean * mean).sum(0) - squares).max())
+    short = float(((sums.mean * sums.mean).sum(0) - squares).max())
     if short > TOLERANCE:
         return f'squares of probabilities {short:.4g} below that of their mean, expected none'
     votes = float(sums.votes.max(0).min()) / sums.passes
-    if votes < 1 / len(mean) - TOLERANCE:
-        return f'a class with {votes:.4g} of the votes at most, expected 1/{len(mean)} or more'
+    if votes < 1 / len(sums.p) - TOLERANCE:
+        return f'a class with {votes:.4g} of the votes at most, expected 1/{len(sums.p)} or more'
     return ''
 
 

@@ -77,6 +77,16 @@ class PassSums:
     temperature: float = 1.0
     features: FloatMap | None = None
 
+    @_Lazy
+    def mean(self) -> Floats:
+        """Return the mean probabilities (C, hg, wg)."""
+        return self.p / self.p.dtype.type(self.passes)
+
+    @_Lazy
+    def nats_of_mean(self) -> Floats:
+        """Return the entropy of the mean probabilities (hg, wg), in nats."""
+        return _entropy(self.mean, 0)
+
 
 class UncertaintyMaps:
     """
@@ -199,8 +209,10 @@ class UncertaintyMaps:
     @_Lazy
     def _free_energy(self) -> Floats:
         """Return the E of `energy`, (h, w)."""
-        z = np.where(np.isfinite(self.logits), self.logits, np.nan)
-        largest = z.max(0)
+        z, largest = self.logits, self.logits.max(0)
+        if not np.isfinite(z.sum()):
+            z = np.where(np.isfinite(z), z, np.nan)
+            largest = z.max(0)
         return np.asarray(largest + np.log(np.exp(z - largest).sum(0)))
 
     def of(self, name: str) -> FloatMap:
@@ -328,18 +340,16 @@ class SpreadMaps(UncertaintyMaps):
 
 def grid_maps(sums: PassSums, strangeness: Strangeness | None = None) -> UncertaintyMaps:
     """Return the maps (hg, wg) of sums over T passes; NaN where a sum is NaN."""
-    passes = sums.p.dtype.type(sums.passes)
-    mean = sums.p / passes
+    passes, mean = sums.p.dtype.type(sums.passes), sums.mean
     nats = mean.dtype.type(np.log(len(mean)))
     # Only rounding can make these values negative; np.maximum propagates NaN.
-    entropy = _entropy(mean, 0)
-    mutual = np.maximum(entropy - sums.entropy_nats / passes, 0) / nats
+    mutual = np.maximum(sums.nats_of_mean - sums.entropy_nats / passes, 0) / nats
     variation = np.maximum(1 - sums.votes.max(0) / passes, 0)
     variation = np.where(np.isnan(sums.entropy_nats), np.nan, variation)
     variance = np.maximum(sums.p_squared / passes - (mean * mean).sum(0), 0)
     maps = UncertaintyMaps(mean, mutual, variation, variance, sums.logits / passes,
                            sums.temperature, sums.features, strangeness)
-    maps.entropy = _float32(entropy / np.log(len(mean)))
+    maps.entropy = _float32(sums.nats_of_mean / np.log(len(mean)))
     return maps
 
 
@@ -391,8 +401,8 @@ def _centred(logits: Floats) -> Floats:
 
 
 def _entropy(p: NDArray[_Of], axis: int) -> NDArray[_Of]:
-    safe = np.where(p == 0, p.dtype.type(1), p)
-    return -(p * np.log(safe)).sum(axis)
+    # The bound, which only avoids the logarithm of 0, keeps NaN.
+    return -(p * np.log(np.maximum(p, p.dtype.type(LEAST_PROBABILITY)))).sum(axis)
 
 
 def _softmax(logits: Floats, temperature: float) -> Floats:

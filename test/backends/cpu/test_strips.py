@@ -13,7 +13,13 @@ import pytest
 from uncertainty_seg.backends.cpu import strips
 from uncertainty_seg.backends.cpu.strips import in_strips
 from uncertainty_seg.backends.registry import open_backend
-from uncertainty_seg.backends.runner import bytes_a_pass, INV_TEMPERATURE, SUMS, tensor_shapes
+from uncertainty_seg.backends.runner import (
+    bytes_a_pass,
+    INV_TEMPERATURE,
+    MAX_CHUNK,
+    SUMS,
+    tensor_shapes,
+)
 from uncertainty_seg.compiler.algebra.move_masks import fold_masks
 from uncertainty_seg.compiler.algebra.split import LOGITS
 from uncertainty_seg.compiler.head_graphs import add_sums
@@ -156,7 +162,7 @@ def test_a_convolution_with_masks_in_its_weights_is_cut_into_rows_it_sees(
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=2e-5)
 
 
-def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
+def test_of_the_included_model_every_strip_fits_and_only_rounding_differs() -> None:
     bundle = load_bundle('pipeline')
     whole = bundle.passes_path.read_bytes()
     cut = in_strips(whole, bundle.card.passes)
@@ -170,7 +176,27 @@ def test_of_the_included_model_every_strip_fits_and_no_bit_differs() -> None:
                                    info.type.tensor_type.shape.dim]).astype(np.float32) * 4
             for info in graph.input}
     for found, wanted in zip(run(cut, feed), run(whole, feed), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize(('num_classes', 'passes_of_log'), [(34, 1), (35, MAX_CHUNK)])
+def test_the_product_of_the_totals_of_a_chunk_is_finite(
+    num_classes: int, passes_of_log: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = build_model('head', [node('Mul', ['x', 'mask'], [LOGITS])],
+                       [float_info('x', [1, num_classes, 2, 3]),
+                        float_info('mask', ['T', num_classes, 1, 1])],
+                       [float_info(LOGITS, ['T', num_classes, 2, 3])], [])
+    monkeypatch.setattr(strips, 'STRIP_BYTES', 4 * MAX_CHUNK * num_classes * 3)
+    cut = in_strips(bytes(add_sums(head).SerializeToString()), MAX_CHUNK)
+    shapes = tensor_shapes(onnx.load_model_from_string(cut), MAX_CHUNK)
+    assert [np.prod(shapes[one.output[0]]) for one in onnx.load_model_from_string(cut).graph.node
+            if one.op_type == 'Log'] == [3 * passes_of_log] * 2
+    # Equal logits have the largest totals.
+    feed = {'x': np.zeros((1, num_classes, 2, 3)), INV_TEMPERATURE: np.ones(1),
+            'mask': np.ones((MAX_CHUNK, num_classes, 1, 1))}
+    sums = run(cut, {key: value.astype(np.float32) for key, value in feed.items()})
+    np.testing.assert_allclose(sums[1], MAX_CHUNK * np.log(num_classes), rtol=1e-6)
 
 
 def test_of_what_is_cut_more_passes_fit_at_once() -> None:
