@@ -172,11 +172,7 @@ def compare_on(
 
 @dataclass(frozen=True)
 class Contender:
-    """
-    A bundle to compare, and how it is run.
-
-    With `is_still` it runs a single deterministic pass in place of the bundle's passes.
-    """
+    """A bundle to compare; with `is_still`, one deterministic pass in place of its passes."""
 
     label: str
     bundle: ModelBundle

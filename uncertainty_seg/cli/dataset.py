@@ -43,11 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """
-    Run the action; see the module. Returns 0.
-
-    Raises DatasetError if a folder is no dataset, or cannot be added.
-    """
+    """Run the action and return 0; DatasetError if a folder is no dataset, or cannot be added."""
     {'add': _add, 'status': _status}[args.action](args)
     return 0
 

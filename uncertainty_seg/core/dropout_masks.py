@@ -38,11 +38,7 @@ LAZY_BYTES = 4 * 2**20
 
 
 class LazyRows:
-    """
-    Masks (T, *site.shape) of a site of elements; reading a slice of passes draws them.
-
-    The values equal those of `make_masks`.
-    """
+    """Masks (T, *site.shape) as `make_masks` returns them; reading passes draws these alone."""
 
     dtype = np.dtype(np.float32)
 

@@ -1,9 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-Resize images from the camera's size to the network's, and every map back.
-
-Normalisation is part of the graph, whose input is bytes.
-"""
+"""Resize images to the network's size, and maps back; its graph takes bytes and normalises."""
 
 from __future__ import annotations
 

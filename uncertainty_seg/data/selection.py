@@ -460,11 +460,7 @@ def with_values(table: Any, column: str, values: Sequence[str]) -> Any:
 
 
 def score_column(name: str, info: TableInfo) -> str:
-    """
-    Find the column of a score.
-
-    Raises ConfigError, which lists the scores of the table, if it has no such score.
-    """
+    """Find the column of a score; ConfigError, which lists the scores, if there is none."""
     if name == RATIO:
         return name
     if name not in info.score_names:

@@ -232,11 +232,7 @@ class Quota:
         self.is_open[rows] = False
 
     def loosen(self) -> bool:
-        """
-        Halve the automatic gaps until that opens a row; return whether it did.
-
-        The last step removes the gaps.
-        """
+        """Halve automatic gaps, then remove them, until a row opens; return whether one did."""
         while self._can_loosen and not self.is_full:
             smallest = self._smallest_step()
             self._gaps_s = np.where(self._gaps_s > smallest, self._gaps_s / 2, 0.0)

@@ -288,11 +288,7 @@ def write_dive(path: Path, dive: Dive, storage: str = 'mcap', overwrite: bool = 
 
 
 def ensure_dive(path: Path, dive: Dive) -> bool:
-    """
-    Write a dive unless an equal one of the same renderer exists; return whether it was written.
-
-    A bag of another dive at `path` is replaced.
-    """
+    """Write a dive, over another, unless an equal one is there; return whether it was written."""
     digest = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob('*.py')):
         digest.update(source.name.encode() + source.read_bytes())

@@ -352,11 +352,7 @@ def restore_priors(classifier: nn.Conv2d, weights: Tensor) -> None:
 
 
 def tame_malloc() -> None:
-    """
-    Prevent glibc from returning memory after every step, which takes up to 1.7 times as long.
-
-    Does nothing if the C library has no mallopt.
-    """
+    """Keep glibc from returning memory after every step, which takes up to 1.7 times as long."""
     if not sys.platform.startswith('linux'):
         return
     libc = ctypes.CDLL(None)

@@ -1,9 +1,5 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""
-ONNX Runtime on the CPU.
-
-The file is not called onnxruntime, because it would hide the package of that name.
-"""
+"""ONNX Runtime on the CPU; a file called onnxruntime.py would hide the package."""
 
 from __future__ import annotations
 

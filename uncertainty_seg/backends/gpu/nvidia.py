@@ -120,11 +120,7 @@ def load_cuda() -> Any:
 
 
 def call_cuda(cuda: Any, name: str, *arguments: Any) -> Any:
-    """
-    Call a function of the CUDA runtime and return its result without the error code.
-
-    Raises MemoryError if memory is full, and BackendError for any other error.
-    """
+    """Call a function of the CUDA runtime; MemoryError if memory is full, else BackendError."""
     code, *given = getattr(cuda, name)(*arguments)
     if code != cuda.cudaError_t.cudaSuccess:
         _, text = cuda.cudaGetErrorString(code)

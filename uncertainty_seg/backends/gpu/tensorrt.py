@@ -425,11 +425,7 @@ def _sizes(calls: Calls) -> set[int]:
 
 
 class Engine:
-    """
-    An opened engine that creates execution contexts on the stream of `memory`.
-
-    `role` is the engine's name in messages.
-    """
+    """An opened engine, `role` in messages; its contexts run on the stream of `memory`."""
 
     def __init__(
         self, runtime: Runtime, engine: tensorrt.ICudaEngine, memory: CudaMemory, role: str

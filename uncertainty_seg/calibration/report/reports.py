@@ -78,11 +78,7 @@ MOST_BAD = 0.5
 def write_calibration_report(
     path: Path, request: CalibrationRequest, found: CalibrationOutcome
 ) -> None:
-    """
-    Write the report of a calibration: the frames of the fit, and the effect of the thresholds.
-
-    Raises ConfigError if the file cannot be written.
-    """
+    """Write the report of a calibration; ConfigError if the file cannot be written."""
     made, card = found.calibration, request.bundle.card
     assert made.family is not None  # calibrate always stores one
     promise, family = made.promises[0], RankFamily.from_facts(made.family)
@@ -113,11 +109,7 @@ def write_calibration_report(
 def write_evaluation_report(
     path: Path, bundle: ModelBundle, settings: Settings, found: Evaluated
 ) -> None:
-    """
-    Write the report of an evaluation of a bundle on labelled frames.
-
-    Raises ConfigError if the file cannot be written.
-    """
+    """Write the report of an evaluation; ConfigError if the file cannot be written."""
     made, flag, promise = bundle.calibration, found.flag, _held_against(found)
     limits = flag.limits if flag else {}
     temperature = f'temperature {made.temperature:g}' if made else 'temperature 1'

@@ -34,11 +34,7 @@ _HALVINGS = 100
 
 
 def blocks_needed(alpha: float) -> int:
-    """
-    Return the fewest blocks with which a promise is possible: 19 for 0.05, 9 for 0.10.
-
-    Raises ConfigError if `alpha` is not between 0 and 1.
-    """
+    """Return the fewest blocks for a promise (0.05: 19); ConfigError unless 0 < alpha < 1."""
     if not 0 < alpha < 1:
         raise ConfigError(f'alpha is {alpha}', 'a share above 0 and below 1, such as 0.05')
     return math.ceil(1 / alpha - 1e-9) - 1

@@ -101,11 +101,7 @@ class RankFamily:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, Any]) -> RankFamily:
-        """
-        Build a family from plain lists.
-
-        Raises CalibrationError if knots or shares do not increase, or do not match.
-        """
+        """Build a family from lists; CalibrationError if they do not increase or do not match."""
         knots, shares = ({n: np.array(v, np.float64) for n, v in facts[key].items()}
                          for key in ('knots', 'shares'))
         for name, values in knots.items():

@@ -76,11 +76,7 @@ class MarkedNet:
     silenced: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, image: Tensor, replace: Replace = unchanged) -> dict[str, Tensor]:
-        """
-        Run the net with `replace` in place of each dropout.
-
-        Raises GraphError if the dropouts of the run are not exactly `drops` in this order.
-        """
+        """Run the net with `replace` for its dropouts; GraphError if they are not `drops`."""
         with watch(self.net, replace, self.takes_eval, self.drops, self.training) as seen:
             outputs = named_outputs(self.net(image))
         seen.require_all_met()
@@ -395,11 +391,7 @@ def require_shapes(net: nn.Module) -> None:
 
 
 def named_outputs(returned: Any) -> dict[str, Tensor]:
-    """
-    Return every tensor of a net's result by name.
-
-    Raises GraphError if the result holds no tensor.
-    """
+    """Return every tensor of a net's result by name; GraphError if there is none."""
     found: dict[str, Tensor] = {}
     for wish, value in _walk(returned, ''):
         name = wish

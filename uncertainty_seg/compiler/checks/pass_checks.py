@@ -334,11 +334,7 @@ def _feed(model: onnx.ModelProto, image: NDArray[np.float32]) -> dict[str, NDArr
 def run_graph(
     model: onnx.ModelProto, feeds: Sequence[Mapping[str, NDArray[Any]]]
 ) -> list[list[NDArray[np.float32]]]:
-    """
-    Run a graph on several inputs one by one; return its outputs for each.
-
-    Raises GraphError with the runtime's message if the graph cannot be run.
-    """
+    """Run a graph on inputs one by one, return outputs of each; GraphError if it does not run."""
     try:
         session = session_of(model)
         return [session.run(None, dict(feed)) for feed in feeds]

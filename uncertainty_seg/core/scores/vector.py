@@ -183,11 +183,7 @@ def class_keys(card: ModelCard) -> tuple[str, ...]:
 
 
 def kept_values(values: FloatMap, ignore: NDArray[np.bool_] | None = None) -> FloatMap:
-    """
-    Return the pixels that are not ignored, as one line (n,).
-
-    Raises ShapeError if the mask is not of the map's size.
-    """
+    """Return the pixels that are not ignored, (n,); ShapeError if the mask is of another size."""
     if ignore is None:
         return values.ravel()
     require_shape('ignore mask', ignore, values.shape, np.bool_)

@@ -213,11 +213,7 @@ class ScorePlot:
 def make_pictures(
     dive: Path, outputs: Path, card: ModelCard, subtitle: str, sheet_path: Path
 ) -> Timeline:
-    """
-    Draw the contact sheet (.png) of a dive.
-
-    Raises UncertaintySegError if a bag cannot be read or the file cannot be written.
-    """
+    """Draw the contact sheet (.png); UncertaintySegError if a file cannot be read or written."""
     timeline = read_timeline(dive, outputs)
     moments = choose_moments(timeline, stamps_of_heatmaps(outputs))
     chosen = list(iter_frames(dive, outputs, moments))

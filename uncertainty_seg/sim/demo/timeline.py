@@ -113,11 +113,7 @@ class Timeline:
 
 
 def read_timeline(dive: Path, outputs: Path) -> Timeline:
-    """
-    Join a dive and the verdicts of the recorder or of `replay`, by frame.
-
-    Raises BagError if a bag cannot be read or the dive has no frame.
-    """
+    """Join a dive and its verdicts by frame; BagError if a bag is unreadable or has no frame."""
     verdicts: dict[int, dict[str, Any]] = {}
     # The node's clock is the time of the dive, so a status without a frame may have the stamp of a
     # frame: the measured verdict counts, in whatever order they are recorded.

@@ -233,11 +233,7 @@ def _as_bag_error(path: Path) -> Iterator[None]:
 
 
 class McapStream:
-    """
-    The messages of one MCAP file, read once from its start up to its end or a damaged chunk.
-
-    Raises BagError if it is not an MCAP file at all.
-    """
+    """One MCAP file, read once to its end or a damaged chunk; BagError if it is no MCAP file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -250,11 +246,7 @@ class McapStream:
         return Counter(topic for topic, _, _ in self._items())
 
     def messages(self, topic: str) -> Iterator[BagMessage | BadMessage]:
-        """
-        Read the messages of a topic, in the order of the file.
-
-        Raises BagError at the end, if the file ended early.
-        """
+        """Read a topic in the order of the file; BagError at the end if the file ended early."""
         for name, received_ns, data in self._items():
             if name == topic:
                 yield _decoded(typestore().deserialize_cdr, name, self.types[name], received_ns,
