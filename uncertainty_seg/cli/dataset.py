@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
@@ -56,7 +55,8 @@ def _add(args: argparse.Namespace) -> None:
     for remark in grown.remarks:
         print(f'warning: {remark}.', file=sys.stderr)
     splits = Counter(dataset.frames[stem].split for stem in grown.added)
-    print(f'{len(grown.added)} frames are new ({_counted(splits)}); {grown.same} were there '
+    counts = ', '.join(f'{name} {count}' for name, count in sorted(splits.items())) or 'none'
+    print(f'{len(grown.added)} frames are new ({counts}); {grown.same} were there '
           f'already; {grown.replaced} have a new mask -> {args.folder}, {len(dataset.frames)} '
           'frames')
     _print(args, frames=len(dataset.frames), added=len(grown.added), same=grown.same,
@@ -81,10 +81,6 @@ def _status(args: argparse.Namespace) -> None:
 def _splits(dataset: Dataset) -> dict[str, int]:
     return {split: sum(one.split == split for one in dataset.frames.values())
             for split in dataset.splits}
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ', '.join(f'{name} {count}' for name, count in sorted(counts.items())) or 'none'
 
 
 def _print(args: argparse.Namespace, **values: Any) -> None:

@@ -8,7 +8,7 @@ decide between two ways to compute the same result; they do not predict latency.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 import math
 
@@ -183,13 +183,10 @@ def explain(plan: CompilePlan) -> str:
         f'trunk share {100 * plan.trunk_share:.1f} %, '
         f'{loop / max(ours, 1):.2f} times fewer operations than {t} passes', 'decisions:',
     ]
-    return '\n'.join([*lines, *_decision_lines(plan.decisions)])
+    lines += [f'  {"yes" if d.is_applied else "no "}  {d.step:<16} {d.where}: {d.reason}'
+              for d in plan.decisions] or ['  none']
+    return '\n'.join(lines)
 
 
 def _row(name: str, macs: int) -> list[str]:
     return [f'{name:<28}{2 * macs / 1e9:>10.3f}']
-
-
-def _decision_lines(decisions: Sequence[Decision]) -> list[str]:
-    return [f'  {"yes" if d.is_applied else "no "}  {d.step:<16} {d.where}: {d.reason}'
-            for d in decisions] or ['  none']

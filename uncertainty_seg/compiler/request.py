@@ -374,7 +374,9 @@ def _compared(
     assert own is not None and still is not None and not isinstance(report, MomentReport)
     found = check_distribution(compiled, card, own, still, report, count)
     if card.silenced:
-        _warn_of_silenced(card.silenced, found)
+        warn(f'random numbers of {some_of(card.silenced)} are left out of every pass: mean mutual '
+             f'information {found.information:.3g} of ln C, {found.own_information:.3g} where the '
+             'network draws its own')
     return found
 
 
@@ -632,9 +634,3 @@ def _require_numbers(net: Any, source: object) -> None:
 def warn(text: str) -> None:
     """Write a warning to stderr."""
     print(f'WARNING: {text}.', file=sys.stderr)
-
-
-def _warn_of_silenced(silenced: Sequence[str], found: DistributionReport) -> None:
-    warn(f'random numbers of {some_of(silenced)} are left out of every pass: mean mutual '
-         f'information {found.information:.3g} of ln C, {found.own_information:.3g} where the '
-         'network draws its own')

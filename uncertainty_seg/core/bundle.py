@@ -92,7 +92,9 @@ def fitting_calibration(
             f'calibrated with {calibration.mask_draw} ones', fix='calibrate the bundle again')
     for name, calibrated, wanted in pairs:
         if calibrated != wanted:
-            raise _unfit(bundle, name, calibrated, wanted)
+            raise CalibrationError(
+                f'{name} is {wanted}, but {bundle.card.name!r} was calibrated with {calibrated}',
+                fix=f'set {name} to {calibrated}, or calibrate the bundle again')
     require_seed(bundle, settings)
     if calibration.ignore_sha256 != mask_digest(ignore):
         _log.warning('%r was calibrated with another ignore_mask: its thresholds are for scores '
@@ -105,12 +107,6 @@ def smallest_class_of(bundle: ModelBundle, settings: Settings) -> float:
     made = bundle.calibration
     return settings.smallest_class if settings.smallest_class >= 0 or made is None \
         else made.smallest_class
-
-
-def _unfit(bundle: ModelBundle, name: str, calibrated: object, wanted: object) -> CalibrationError:
-    return CalibrationError(
-        f'{name} is {wanted}, but {bundle.card.name!r} was calibrated with {calibrated}',
-        fix=f'set {name} to {calibrated}, or calibrate the bundle again')
 
 
 def require_seed(bundle: ModelBundle, settings: Settings) -> None:

@@ -252,13 +252,11 @@ class Gate:
         self._bad_frames.append(bool(over))
         lasts = self._bad_for_too_long(bool(over), now_s)
         self._tick(now_s, is_bad=bool(over))
-        self._good_in_a_row = self._good_in_a_row + 1 if self._may_rise(values) else 0
+        may_rise = all(_way_to(values[name], limit, self._floors[name]) <= RISE_RATIO
+                       for name, limit in self._thresholds.items())
+        self._good_in_a_row = self._good_in_a_row + 1 if may_rise else 0
         self._last = replace(self._judge(over, worst, lasts), promise=self._promise)
         return self._last
-
-    def _may_rise(self, values: Mapping[str, float]) -> bool:
-        return all(_way_to(values[name], limit, self._floors[name]) <= RISE_RATIO
-                   for name, limit in self._thresholds.items())
 
     def _bad_for_too_long(self, is_bad: bool, now_s: float) -> bool:
         if not is_bad:

@@ -534,7 +534,10 @@ def require_unlocked(before: Settings, after: Settings) -> None:
     for name, value in to_dict(before).items():
         is_locked = name.startswith('gate.') or name == 'passes' or name in CHECKS
         if before.lock_gate and is_locked and new[name] != value:
-            raise locked_error(name)
+            raise ConfigError(
+                f'{name} cannot be changed while the node is configured',
+                f'no change of gate.*, passes, use_sim_time, {", ".join(CHECKS)}, since lock_gate '
+                'is true', 'clean the node up, set it, and configure it again')
 
 
 def require_idle(before: Settings, after: Settings) -> None:
@@ -546,14 +549,6 @@ def require_idle(before: Settings, after: Settings) -> None:
                 f'{setting.name} cannot be changed while the node is configured',
                 'a node that is unconfigured',
                 'clean the node up, set it, and configure it again')
-
-
-def locked_error(name: str) -> ConfigError:
-    """Return the error for a change that `lock_gate` does not allow."""
-    return ConfigError(
-        f'{name} cannot be changed while the node is configured',
-        f'no change of gate.*, passes, use_sim_time, {", ".join(CHECKS)}, since lock_gate is true',
-        'clean the node up, set it, and configure it again')
 
 
 def settings_from_dict(values: Mapping[str, object]) -> Settings:

@@ -20,7 +20,6 @@ import os
 from pathlib import Path
 import signal
 import sys
-from types import FrameType
 from typing import NoReturn
 
 from uncertainty_seg.errors import UncertaintySegError
@@ -42,7 +41,7 @@ def stop_signals() -> tuple[signal.Signals, ...]:
 def _run(module: str) -> NoReturn:
     numbers = stop_signals()
     for number in numbers:
-        signal.signal(number, _leave)
+        signal.signal(number, lambda *_: os._exit(0))
     _end_with(os.environ.pop(LAUNCHED_BY, ''))
     try:
         code = int(import_module(module).main())
@@ -76,10 +75,6 @@ def _end_with(launch: str) -> None:
         os._exit(0)
     except PermissionError:  # it exists
         pass
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    os._exit(0)
 
 
 # The entry points of the programs.
