@@ -1,10 +1,18 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
-"""Python's log records reach the ROS logger with their severities."""
+"""Python's log records reach the ROS logger with their severities; no console holds them up."""
 
 import logging
+import os
+import pty
+import socket
+import subprocess
+import sys
+import termios
 from typing import Any
 
+import pytest
 from rclpy.logging import get_logger, LoggingSeverity, set_logger_level
+from ros_helpers import ros_environment, TIMEOUT_S
 
 from uncertainty_seg.ros.node_life import ros_logging
 
@@ -23,3 +31,31 @@ def test_every_severity_that_the_node_has_passes_and_logging_is_put_back(capfd: 
         assert any(f'[{severity}]' in line and f'line of {level}' in line
                    for line in written.splitlines())
     assert (package.level, package.propagate, package.handlers) == before
+
+
+TALKER = """
+import sys
+from rclpy.logging import get_logger
+from uncertainty_seg.errors import ConfigError
+from uncertainty_seg.ros.node_life import run_program
+def talk(words):
+    for _ in range(9000):
+        get_logger('talker').info('x' * 99)
+    raise ConfigError('a', 'b')
+sys.exit(run_program('talker', '', [], talk))
+"""
+
+
+@pytest.mark.parametrize('kind', ['pipe', 'journal', 'terminal'])
+def test_a_console_that_nobody_reads_holds_up_no_thread(kind: str, domain: int) -> None:
+    if kind == 'journal':
+        ends = [one.detach() for one in socket.socketpair()]
+    else:
+        ends = [*(os.pipe() if kind == 'pipe' else pty.openpty())]
+    if kind == 'terminal':
+        termios.tcflow(ends[1], termios.TCOOFF)  # Ctrl-S
+    done = subprocess.run([sys.executable, '-c', TALKER], stdout=ends[1], stderr=ends[1],
+                          env=ros_environment(domain), timeout=TIMEOUT_S)
+    assert done.returncode == 2
+    for end in ends:
+        os.close(end)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 import logging
 import os
 import re
 import signal
 import socket
+import stat
 import sys
 import threading
 import time
@@ -62,6 +63,7 @@ def run_program(
         prog=program, description=about,
         usage=f'{program} --ros-args [-p NAME:=VALUE] [-r FROM:=TO] [--params-file FILE] ...')
     _, strays = parser.parse_known_args(split_words(words)[0])
+    unblock_console()
     try:
         if strays:
             raise ConfigError(f'arguments cannot be used: {some_of(map(repr, strays))}',
@@ -69,12 +71,32 @@ def run_program(
                               f'{program} --ros-args -p NAME:=VALUE')
         return run(start_ros(words))
     except (UncertaintySegError, InvalidParameterTypeException) as err:
-        print(f'{program}: {err}', file=sys.stderr)
+        with suppress(OSError):  # lost, as above; text left in sys.stderr would change the code
+            os.write(2, f'{program}: {err}\n'.encode(errors='replace'))
         return exit_code(err)
     except (KeyboardInterrupt, ExternalShutdownException):
         return 0
     finally:
         rclpy.try_shutdown()
+
+
+def unblock_console() -> None:
+    """
+    Let no line wait for the reader of stdout or stderr; lines that do not fit are lost.
+
+    ROS logs while it holds the interpreter's lock. A terminal that stands still (Ctrl-S, a stalled
+    SSH connection) or a pipe that nobody reads would stop every thread, with the last flag true.
+    """
+    for number in (1, 2):
+        with suppress(OSError):
+            kind = os.fstat(number).st_mode
+            if stat.S_ISSOCK(kind):  # of systemd's journal
+                os.set_blocking(number, False)
+            elif stat.S_ISFIFO(kind) or os.isatty(number):
+                # Opened again, because other processes share the first opening and its mode.
+                own = os.open(f'/proc/self/fd/{number}', os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+                os.dup2(own, number)
+                os.close(own)
 
 
 def exit_code(err: Exception | None) -> int:

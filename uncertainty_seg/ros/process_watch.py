@@ -251,7 +251,7 @@ class ProcessWatch:
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
         _attempt(lambda: self._node.leave(cause), LEAVE_S)
         if code:
-            print(f'uncertainty_seg_node: {cause}', file=sys.stderr, flush=True)
+            _say(cause)
         _attempt(_flush, LEAVE_S)
         self._exit(code)
         raise SystemExit(code)
@@ -298,10 +298,14 @@ def _attempt(action: Callable[[], None], timeout_s: float) -> None:
     thread.join(timeout_s)
 
 
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it
+        print(f'uncertainty_seg_node: {text}', file=sys.stderr, flush=True)
+
+
 def _report(cause: str) -> None:
     # Directly to stderr: the ROS log may be what hangs.
-    print(f'uncertainty_seg_node: {cause}; the process ends with exit code {EXIT_WATCH}. '
-          'What each thread does:', file=sys.stderr, flush=True)
+    _say(f'{cause}; the process ends with exit code {EXIT_WATCH}. What each thread does:')
     with contextlib.suppress(Exception):  # stderr may not be a file
         faulthandler.dump_traceback(all_threads=True)
     _flush()
