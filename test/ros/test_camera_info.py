@@ -8,12 +8,18 @@ from typing import Any
 from builtin_interfaces.msg import Time
 import numpy as np
 import pytest
+import rclpy
 from ros_stubs import StubNode
-from sensor_msgs.msg import CameraInfo, RegionOfInterest
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from uncertainty_seg.ros.publishers import CameraInfoRelay, fit_camera_info
-from uncertainty_seg.ros.topics import camera_info_topic, image_topic
+from uncertainty_seg.ros.topics import (
+    camera_info_topic,
+    image_topic,
+    TopicWatch,
+    WatchedTopicsNode,
+)
 
 FRAME = Header(stamp=Time(sec=12, nanosec=345), frame_id='camera_optical')
 FOCAL, CX, CY = 400.0, 319.5, 200.25
@@ -94,8 +100,25 @@ def test_a_compressed_image_is_below_the_image_and_the_calibration_beside_it(
 ) -> None:
     node: Any = StubNode()
     node.remaps = {'image': image}
-    assert image_topic(node, 'raw') == image
-    assert image_topic(node, 'compressed') == compressed
+    assert node.resolve_topic_name(image_topic(node, 'raw')) == image
+    assert node.resolve_topic_name(image_topic(node, 'compressed')) == compressed
     assert camera_info_topic(node) == info
     node.remaps['camera_info'] = '/other'
-    assert camera_info_topic(node) == '/other'
+    assert node.resolve_topic_name(camera_info_topic(node)) == '/other'
+
+
+def test_two_cameras_can_be_exchanged(domain: int) -> None:
+    topics = {'front': '/down/image', 'down': '/front/image'}
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain, args=['--ros-args', *(
+        word for name, topic in topics.items() for word in ('-r', f'{name}/image:={topic}'))])
+    node = WatchedTopicsNode('exchanged', context=context)
+    node.watch = TopicWatch(node)
+    for name, topic in topics.items():
+        asked = image_topic(node, 'raw', name)
+        assert node.create_subscription(Image, asked, print, 1).topic_name == topic
+    node.create_publisher(Image, 'front/image', 1)
+    found = {topic: len(node.get_publishers_info_by_topic(topic)) for topic in topics.values()}
+    assert found == {'/down/image': 1, '/front/image': 0}
+    node.destroy_node()
+    context.try_shutdown()

@@ -51,19 +51,19 @@ def output_topic(name: str, camera: str = '') -> str:
 
 
 def image_topic(node: Node, transport: str, camera: str = '') -> str:
-    """Return the topic of images after remapping; 'compressed' is below the raw topic."""
-    topic = str(node.resolve_topic_name(input_topic('image', camera)))
+    """Return the name to subscribe to, which rclpy remaps; 'compressed' is below the raw topic."""
+    own = input_topic('image', camera)
+    topic = str(node.resolve_topic_name(own))
     if transport == 'compressed' and not topic.endswith(COMPRESSED):
         return f'{topic}{COMPRESSED}'
-    return topic
+    return own  # a remapped name could be remapped again, as where two cameras are exchanged
 
 
 def camera_info_topic(node: Node, camera: str = '') -> str:
-    """Return the topic `camera_info` if it is remapped, else the one beside the image."""
+    """Return the name `camera_info` if it is remapped, else the topic beside the image."""
     own = input_topic('camera_info', camera)
-    topic = str(node.resolve_topic_name(own))
-    if topic != node.resolve_topic_name(own, only_expand=True):
-        return topic
+    if node.resolve_topic_name(own) != node.resolve_topic_name(own, only_expand=True):
+        return own
     base = str(node.resolve_topic_name(input_topic('image', camera))).removesuffix(COMPRESSED)
     return f'{base.rpartition("/")[0]}/camera_info'
 
@@ -341,12 +341,14 @@ class TopicWatch:
     Find faults of a node's topics in the graph.
 
     `num_missed` and `num_lost` count missed deadlines and lost messages by topic; `reported` is
-    what `report` returned last, `topics` holds the watched endpoints, by name and direction.
+    what `report` returned last, `topics` holds the watched endpoints, by name and direction,
+    `asked` the name before remapping of each topic of the node.
     """
 
     def __init__(self, node: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self._node, self._clock, self._me = node, clock, str(node.get_fully_qualified_name())
         self.topics: dict[tuple[str, bool], Topic] = {}
+        self.asked: dict[str, str] = {}
         self._alarmed_s: dict[tuple[str, bool], float] = {}
         self.num_missed: dict[str, int] = {}
         self.num_lost: dict[str, int] = {}
@@ -413,6 +415,11 @@ class WatchedTopicsNode(LifecycleNode):
     # The callback group of new topics unless another is given; None is the node's default.
     topic_group: CallbackGroup | None = None
 
+    def get_publishers_info_by_topic(self, topic_name: str, no_mangle: bool = False) -> Any:
+        """Return who publishes on a topic, although rclpy remaps the name, even if it was."""
+        asked = {} if self.watch is None else self.watch.asked
+        return super().get_publishers_info_by_topic(asked.get(topic_name, topic_name), no_mangle)
+
     def create_publisher(
         self, msg_type: Any, topic: str, qos_profile: Any, **options: Any
     ) -> Any:
@@ -434,6 +441,8 @@ class WatchedTopicsNode(LifecycleNode):
         if self.topic_group is not None:
             options = {'callback_group': self.topic_group, **options}
         name, events = self.resolve_topic_name(what[1]), {}
+        if self.watch is not None:
+            self.watch.asked.setdefault(name, what[1])
         if self.watch is not None and 'event_callbacks' not in options \
                 and isinstance(what[-1], qos.QoSProfile):
             topic = Topic(name, type_name(what[0]), is_publisher, what[-1])

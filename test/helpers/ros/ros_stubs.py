@@ -51,7 +51,8 @@ class StubNode:
         del self.callbacks[subscription.topic_name]
 
     def resolve_topic_name(self, topic: str, *, only_expand: bool = False) -> str:
-        return f'/{topic}' if only_expand else self.remaps.get(topic, f'/{topic}')
+        full = f'/{topic.lstrip("/")}'
+        return full if only_expand else self.remaps.get(topic, full)
 
     def get_fully_qualified_name(self) -> str:
         return '/auv/seg'
