@@ -167,6 +167,18 @@ def test_dropout_that_is_off_in_training_mode_is_refused_where_the_net_stays_in_
         find(body)
 
 
+@pytest.mark.parametrize('training', [False, True])
+def test_a_net_whose_forward_holds_the_net_itself_is_refused(training: bool) -> None:
+    net = Net(nn.Dropout2d(0.25)).train(training)
+    own = net.body.forward
+    net.body.forward = lambda x: own(x)
+    with pytest.raises(GraphError, match="'body'.*self"):
+        find_dropout(net, HEIGHT, WIDTH)
+    assert net.body.training is training
+    net.body.forward = own  # a bound method is copied with its module
+    assert [drop.site for drop in find_dropout(net, HEIGHT, WIDTH).drops] == ['body']
+
+
 def test_scripted_nets_and_things_that_are_none_are_refused() -> None:
     traced = torch.jit.trace(nn.Conv2d(3, 2, 1), torch.zeros(1, 3, 6, 8))
     with pytest.raises(GraphError, match='scripted or traced'):

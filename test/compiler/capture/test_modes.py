@@ -88,6 +88,26 @@ class Always(Early):
         return self
 
 
+class Counting(Early):
+    """Functional dropout in a module that writes to a buffer in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer('steps', torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps += self.training
+        return super().forward(nn.functional.dropout2d(x, 0.3, self.training))
+
+
+class HiddenCounting(Counting):
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps += self.training
+        return super(Counting, self).forward(nn.functional.dropout2d(x, 0.3) if self.training
+                                             else x)
+
+
 class Merged(Early):
     """Like loralib: eval() merges a product into a weight; only the unmerged path has dropout."""
 
@@ -139,6 +159,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], list[str], tuple[str, ...]]] = {
     'a frozen path': (FrozenPath, ['late'], ('early',)),
     'always on': (Always, ['early', 'late'], ()),
     'merged in eval mode': (Merged, ['early'], ()),
+    'a function beside a counter': (Counting, ['dropout', 'early', 'late'], ()),
 }
 
 
@@ -222,6 +243,7 @@ BAD = {
     'eval keeps another on': (FrozenHeadOnly, "module 'early' drops after only one of train.. "),
     'eval does nothing': (NoEval, "eval.. of the net leaves module 'norm' in training mode"),
     'noise in eval mode': (NoisyEval, "module 'first' draws random numbers .*randn_like"),
+    'dropout only where it counts': (HiddenCounting, 'the net itself drops in training mode only'),
     'train fails': (Broken, r'eval.. of the net fails .KeyError: .mode'),
 }
 

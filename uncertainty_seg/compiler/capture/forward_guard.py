@@ -26,7 +26,7 @@ from uncertainty_seg.compiler.capture.dropout_watch import DRAW_BY_DROPOUT, Drop
 from uncertainty_seg.compiler.onnx_tools import told
 from uncertainty_seg.errors import GraphError
 
-NO_OTHER_RANDOMNESS = 'no randomness but dropout, which masks can replace'
+NO_OTHER_RANDOMNESS = 'no randomness but dropout, as a module or a function of torch'
 # Operations that use only the shape of their argument.
 _LIKE = re.compile(r'^new_|_like$')
 _DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
@@ -34,8 +34,8 @@ _DATA_DEPENDENT = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_sha
 
 def draws(module: str, operation: str, fix: str = '') -> GraphError:
     """Return the error of a module that draws random numbers which no mask can replace."""
-    return GraphError(f'{place(module)} draws random numbers that are no dropout ({operation})',
-                      NO_OTHER_RANDOMNESS, DRAW_BY_DROPOUT + fix)
+    came = f'{place(module)} draws random numbers that no mask can replace ({operation})'
+    return GraphError(came, NO_OTHER_RANDOMNESS, DRAW_BY_DROPOUT + fix)
 
 
 class ForwardGuard(TorchDispatchMode):

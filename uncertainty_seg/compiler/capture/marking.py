@@ -104,6 +104,7 @@ def find_dropout(
         _require_repeatable(pristine, image)
         if not is_live:
             return MarkedNet(pristine, plain.drops, tuple(plain.outputs), frozenset(), False)
+        _require_own_modules(net, pristine, image)
         marked = _marked(pristine, image, plain, allow_silenced)
         if marked.takes_eval:
             _require_repeatable(marked.net, image, marked.training, True)
@@ -149,9 +150,10 @@ def _marked(
     _require_repeatable(twin, image, training)
     problem = live.problem or _difference(plain.outputs, live.outputs)
     lost = [drop.site for drop in first.drops
-            if drop.module in silenced | first.chose and drop not in live.drops]
+            if drop.module in {*silenced, *first.chose, *first.wrote}
+            and drop not in live.drops]
     if problem or lost:
-        problem = problem or f'it draws or chooses beside its dropout {lost[0]!r}'
+        problem = problem or f'it draws, chooses or writes beside its dropout {lost[0]!r}'
         _log.log(logging.WARNING if 'differs by' in problem else logging.INFO,
                  'the net changes in training mode (%s): passes are those of eval mode, with '
                  'dropout on', problem)
@@ -431,6 +433,26 @@ def _parts(value: Any) -> list[tuple[Any, Any]]:
 # Randomness from outside torch is detected by running the net again.
 
 _REPEATS = 5
+
+
+def _require_own_modules(net: nn.Module, twin: nn.Module, image: Tensor) -> None:
+    """Require that the dropout of a copy does not follow the modes of the net it was made of."""
+    modes = {module: module.training for module in net.modules() if not is_norm(module)}
+    drops = []
+    try:
+        for is_training in (False, True):
+            for module in modes:
+                module.training = is_training
+            drops.append(_try(twin, image, is_strict=False).drops)
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    for drop in drops[0] != drops[1] and drops[1] or ():
+        raise GraphError(
+            f'the dropout of {place(drop.module)} is called by a function that holds the net '
+            'which was given (a forward or hook that was replaced), so that no copy can switch it',
+            'a forward that finds its modules by its argument self',
+            'write it as a method of the class, or bind it by types.MethodType')
 
 
 def _require_repeatable(

@@ -10,8 +10,7 @@ spread.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 import itertools
 
@@ -58,20 +57,17 @@ def run_exact(
 ) -> Array | None:
     """Compute `run_masked` in float64, rounded at the end; None if the net cannot run so."""
     twin = replace(marked, net=copied(marked.net).double())
-    with _float64():
-        try:
-            return run_masked(twin, image.astype(np.float64), masks, form)
-        except Exception:  # a net that contains float32 may raise anything
-            return None
+    return _in_float64(lambda: run_masked(twin, image.astype(np.float64), masks, form))
 
 
-@contextmanager
-def _float64() -> Iterator[None]:
-    """Make float64 the default dtype of tensors that a net creates."""
+def _in_float64(run: Callable[[], Array]) -> Array | None:
+    """Run a net of float64, which creates tensors of that dtype; None if it cannot run so."""
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:
-        yield
+        return run()
+    except Exception:  # a net that contains float32 may raise anything
+        return None
     finally:
         torch.set_default_dtype(default)
 
@@ -89,11 +85,7 @@ class UntouchedNet:
     def exact(self, image: Array) -> Array | None:
         """Return the same computed in float64; None for a net that cannot run so."""
         twin, precise = copied(self._net).double(), torch.from_numpy(image).double()
-        with _float64():
-            try:
-                return self._run(twin, precise)
-            except Exception:  # a net that contains float32 may raise anything
-                return None
+        return _in_float64(lambda: self._run(twin, precise))
 
     def _run(self, net: nn.Module, image: Tensor) -> Array:
         with torch.no_grad():
