@@ -96,6 +96,9 @@ WAYS = {
     'squeeze of the batch': (
         [drop('x', 'd'), NODE('Squeeze', ['d', 'a'], ['q']), NODE('Relu', ['q'], ['r']),
          NODE('Unsqueeze', ['r', 'a'], ['y'])], (1, 4, 6), {'a': ints(0)}),
+    'squeeze of the batch around dropout': (
+        [NODE('Squeeze', ['x', 'a'], ['q']), drop('q', 'd'), NODE('Unsqueeze', ['d', 'a'], ['u']),
+         NODE('Conv', ['u', 'k'], ['y'])], (1, 4, 6), {'a': ints(0), 'k': floats(4, 4, 1)}),
     'channels of windows, merged with the batch': (
         [NODE('Reshape', ['x', 's'], ['w']), drop('w', 'd', 'channel'),
          NODE('Reshape', ['d', 'back'], ['y'])], (1, 4, 6),
@@ -207,6 +210,19 @@ def test_what_mixes_passes_is_refused_by_name(why: str) -> None:
     model = graph([drop('x', 'd'), node], (1, 4, 4), **constants)
     masked, sites = dropout_to_masks(model)
     with pytest.raises(GraphError, match=f"{node.op_type} '{node.name}': .*{why}"):
+        free_passes(masked, sites)
+
+
+@pytest.mark.parametrize('end', [
+    [NODE('MatMul', ['t', 'k'], ['y'])],
+    [NODE('Reshape', ['t', 's'], ['y'])],
+])
+def test_what_took_the_batch_away_is_named_where_passes_mix(end: list[onnx.NodeProto]) -> None:
+    nodes = [drop('x', 'd'), NODE('Squeeze', ['d', 'a'], ['q'], name='gone'),
+             NODE('Transpose', ['q'], ['t'], perm=[1, 0]), *end]
+    masked, sites = dropout_to_masks(graph(nodes, (1, 4, 6), a=ints(0), k=floats(4, 5),
+                                           s=ints(1, 6, 4)))
+    with pytest.raises(GraphError, match="'gone'"):
         free_passes(masked, sites)
 
 

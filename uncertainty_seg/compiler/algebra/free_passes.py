@@ -11,7 +11,7 @@ pass: most tensors keep the batch on axis 0, attention moves it or merges it wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import math
 import string
 
@@ -35,6 +35,7 @@ from uncertainty_seg.errors import GraphError
 
 # Operators whose inputs must have equal batch sizes: no runtime broadcasts them.
 _EQUAL = ('Concat', 'GridSample', 'ScatterElements')
+KEEP_BATCH = 'keep the batch of 1 as an axis of its own (no squeeze(0), no x[0])'
 _RESHAPES = ('Reshape', 'Flatten', 'Squeeze', 'Unsqueeze')
 ELEMENTWISE = ('Add', 'Sub', 'Mul', 'Div', 'Pow', 'Min', 'Max', 'Mean', 'Sum', 'Where', 'Equal',
                'Less', 'Greater', 'LessOrEqual', 'GreaterOrEqual', 'And', 'Or', 'Xor', 'Mod',
@@ -81,8 +82,11 @@ def free_passes(model: onnx.ModelProto, sites: Iterable[DropoutSite]) -> onnx.Mo
         if info.name in found.lost:
             raise GraphError(f'passes would mix at {found.lost[info.name]}',
                              'an operation that treats each image of a batch separately',
-                             'write that step without the batch size, or move the dropout '
-                             'behind it')
+                             f'{KEEP_BATCH}, or move the dropout behind that step')
+        if info.name in found.shared:
+            raise GraphError('the passes are not on axis 0 of the output'
+                             f'{found.shared[info.name]}',
+                             'a network that keeps its batch on axis 0', KEEP_BATCH)
     editor = _Editor(result, known, found, sites)
     nodes = [new for node in result.graph.node for new in editor.freed(node)]
     refill(result.graph.node, [*editor.front, *nodes])
@@ -244,6 +248,8 @@ class FoundPasses:
 
     axes: dict[str, PassesAxis]  # Tensors that carry the passes, and on which axis.
     lost: dict[str, str]  # Tensors whose axis is unknown: the node responsible and the reason.
+    # Tensors whose passes share their axis with other entries: a clause that names the node.
+    shared: dict[str, str] = field(default_factory=dict)
 
 
 def find_passes(
@@ -259,12 +265,17 @@ def find_passes(
         if lost is None and not any(name in found.axes for name in node.input):
             continue
         if lost is None:
+            where = f'{node.op_type} {node.name or node.output[0]!r}'
+            shared = next((found.shared[name] for name in node.input if name in found.shared), '')
             try:
                 axis = rule_of(node)(View(node, shapes, found.axes, constants))
                 found.axes.update({name: axis for name in node.output if name})
+                if not axis.is_alone:
+                    shared = shared or f' ({where} puts them on one axis with other entries)'
+                    found.shared.update(dict.fromkeys(node.output, shared))
                 continue
             except Lost as err:
-                lost = f'{node.op_type} {node.name or node.output[0]!r}: {err}'
+                lost = f'{where}: {err}{shared}'
         found.lost.update(dict.fromkeys(node.output, lost))
     return found
 
@@ -416,7 +427,7 @@ def _inserted(view: View) -> PassesAxis:
     rank = len(view.out)
     new = {a % rank for a in view.constant(1)}
     kept = [i for i in range(rank) if i not in new]
-    return axis.at(kept[axis.axis])
+    return axis.at(kept[axis.axis]) if axis.is_alone else _reshaped(view)
 
 
 def _squeezed(view: View) -> PassesAxis:

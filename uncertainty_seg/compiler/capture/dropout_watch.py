@@ -207,8 +207,10 @@ class DropoutWatch(TorchFunctionMode):
 
         Factor and offset are parabolas in m, chosen so that a mask of ones changes nothing.
         """
-        shape = x.shape if kind == 'element' else [*x.shape[:2], *[1] * (x.dim() - 2)]
-        mask = self._mask(shape, p, x.dtype, kind)
+        ones = x * 0 + 1  # of the net, since a constant does not show where its batch is
+        for axis in range(2, x.dim() if kind == 'channel' else 0):
+            ones = ones.narrow(axis, 0, 1)
+        mask = self._take(ones, p, kind)
         kept, scale = 1 / (1 - p), ((1 - p) * (1 + p * _SATURATED**2)) ** -0.5
         shift = -scale * _SATURATED * p
         low = scale * _SATURATED + shift
@@ -278,13 +280,11 @@ class DropoutWatch(TorchFunctionMode):
             self.on_draw(mask)
         return mask, self.drops[-1].p
 
-    def _mask(
-        self, shape: Iterable[int], p: float | None, dtype: torch.dtype, kind: str = 'element'
-    ) -> Tensor:
+    def _mask(self, shape: Iterable[int], p: float | None, dtype: torch.dtype) -> Tensor:
         """Return a mask alone: the replacement of a dropout whose input is ones."""
-        return self._replace(torch.ones(tuple(shape), dtype=dtype), self._drop(shape, p, kind))
+        return self._take(torch.ones(tuple(shape), dtype=dtype), p, 'element')
 
-    def _take(self, x: Tensor, p: float, kind: str) -> Tensor:
+    def _take(self, x: Tensor, p: float | None, kind: str) -> Tensor:
         return self._replace(x, self._drop(x.shape, p, kind))
 
     def _drop(self, shape: Iterable[int], p: float | None, kind: str) -> Drop:
