@@ -212,15 +212,6 @@ def test_a_picture_is_known_by_its_name_wherever_it_is_now(tmp_path: Path) -> No
     assert again == [frame for frame in before if frame.index != 3]
 
 
-def test_a_link_to_nothing_is_one_bad_picture_of_its_folder(tmp_path: Path) -> None:
-    folder(tmp_path / 'reef')
-    good = len(list(read_source(found(tmp_path / 'reef')[0])))
-    (tmp_path / 'reef' / 'a.png').symlink_to('nothing.png')
-    (tmp_path / 'reef' / 'loop.png').symlink_to('loop.png')
-    frames = list(read_source(found(tmp_path / 'reef')[0]))
-    assert [type(one) for one in frames].count(BadFrame) == 2 == len(frames) - good
-
-
 @pytest.mark.parametrize('share', [0.25, 0.5, 0.95])
 def test_a_truncated_mcap_is_read_as_far_as_it_goes(tmp_path: Path, share: float) -> None:
     path = chunked(tmp_path / 'cut.mcap')

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import cv2
-from label_sample import turned
 import numpy as np
 import pytest
 
@@ -111,18 +110,3 @@ def test_all_faults_of_a_folder_are_named_at_once(tmp_path: Path) -> None:
         (tmp_path / 'images' / f'{name}.png').write_bytes(b'no image')
     with pytest.raises(DatasetError, match=r'2 of 4 .*a\.png.*c\.png'):
         load_folder(tmp_path, 'train')
-
-
-def test_a_photograph_turned_by_its_exif_is_warned_of_and_hidden_files_are_no_images(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / 'images').mkdir()
-    (tmp_path / 'masks').mkdir()
-    (tmp_path / 'classes.json').write_text('{"classes": ["water", "reef"]}')
-    jpeg = cv2.imencode('.jpg', np.zeros((6, 8, 3), np.uint8))[1].tobytes()
-    cv2.imwrite(str(tmp_path / 'masks' / 'a.png'), np.zeros((6, 8), np.uint8))
-    (tmp_path / 'images' / '._a.jpg').write_bytes(b'of a Mac')
-    for data, is_warned in ((jpeg, False), (turned(jpeg, 3), True)):
-        (tmp_path / 'images' / 'a.jpg').write_bytes(data)
-        assert load_folder(tmp_path).stems == ['a']
-        assert ('EXIF' in caplog.text) is is_warned

@@ -70,7 +70,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export or import."""
+    """
+    Export or import; see the module. Returns 0.
+
+    Raises UncertaintySegError if an input is of an unknown kind, labels do not match the export,
+    there is nothing to write, or OUT is not empty.
+    """
     {'export': _export, 'import': _import}[args.action](args)
     return 0
 

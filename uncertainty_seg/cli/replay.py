@@ -41,7 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay; BagError at the end if the input ended early. Bad frames are no failure."""
+    """
+    Replay; see the module.
+
+    Returns 0 even with bad frames, which are in the output as not confident. Raises
+    UncertaintySegError if a bag, the model or a setting cannot be used, or the input ended early.
+    """
     from uncertainty_seg.data.replay import replay
 
     start_s = time.perf_counter()

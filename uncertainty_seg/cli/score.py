@@ -53,7 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Score; BagError at the end if a source cannot be read or ended early."""
+    """
+    Score; see the module. Returns 0 even with bad frames, which are counted.
+
+    Raises UncertaintySegError if nothing can be read, or the model, the table or a setting cannot
+    be used; and, after all others are finished, if a source cannot be read or ended early.
+    """
     from uncertainty_seg.data.scoring import score
 
     start_s = time.perf_counter()

@@ -167,7 +167,7 @@ def dataset_add(
 @contextmanager
 def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> Iterator[Dataset]:
     """
-    Read a dataset, or begin one, and lock it for other processes until the end of the block.
+    Read a dataset, or create one, and lock it for other processes until the end of the block.
 
     The unfinished work of a dead process is completed first. Raises DatasetError if the folder
     holds something else, the dataset has other shares, or another process uses it; ConfigError for
@@ -179,11 +179,10 @@ def locked_dataset(folder: Path, shares: Mapping[str, float] | None = None) -> I
         raise DatasetError(f'{folder} holds {there[0]} and is no dataset', 'a new folder',
                            'create a dataset in another folder, and add this one to it')
     with one_at_a_time(folder, DatasetError, '.lock'):
+        if not (folder / DATASET_FILE).is_file():
+            _write(Dataset(folder, shares or SHARES))
         for draft in folder.rglob('.*.tmp'):
             draft.unlink()
-        if not (folder / DATASET_FILE).is_file():
-            yield Dataset(folder, shares or SHARES)
-            return
         dataset = read_dataset(folder)
         if shares is not None and shares != dataset.shares:
             raise DatasetError(f'{folder} has the shares {dict(dataset.shares)}', 'the same',
@@ -268,8 +267,8 @@ def add_folder(
     stems = sorted({stem for listed in listed_splits(folder).values() for stem in listed}
                    if (folder / IMAGES).is_dir() else ())
     if not stems or folder.resolve() == dataset.folder.resolve():
-        came = 'holds no labelled image that is new' if folder.exists() else 'is missing'
-        raise DatasetError(f'{folder} {came}', f'at least one labelled image in {IMAGES}/')
+        raise DatasetError(f'{folder} holds no labelled image that is new', 'at least one in '
+                           f'{IMAGES}/')
     classes = read_classes(folder / CLASSES_FILE)
     if dataset.frames:
         require_same_classes(classes, read_classes(dataset.folder / CLASSES_FILE), str(folder),
@@ -403,8 +402,6 @@ class _Addition:
     def write(self, classes: ClassTable) -> Growth:
         """Copy the files and write the tables, in an order that is safe if the process dies."""
         dataset = self._dataset
-        if not dataset.frames:  # a process that dies leaves a dataset
-            _write(dataset)
         for name in (IMAGES, MASKS):
             (dataset.folder / name).mkdir(exist_ok=True)
         if not dataset.frames:

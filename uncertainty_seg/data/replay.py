@@ -148,9 +148,6 @@ def _opened(
     if sources and all(source.kind == 'folder' for source in sources):
         if topic is not None:
             raise BagError(f'the topic {topic} of the pictures in {place}', 'a bag')
-        folders = {source.path for source in sources}
-        if len(folders) > 1:  # each begins with the stamp 0
-            raise BagError(f'{place} holds {len(folders)} folders of pictures', 'one', 'name it')
         yield '', sum(source.num_frames for source in sources), (
             _photograph(frame) for source in sources for frame in read_source(source))
         return
@@ -223,7 +220,7 @@ class _Replay:
         if outcome.problem:
             report.num_bad += 1
             if len(report.problems) < _PROBLEMS_KEPT:
-                report.problems.append(f'frame {report.num_frames - 1}: {outcome.problem}')
+                report.problems.append(f'frame {report.num_frames}: {outcome.problem}')
         write_verdict(self._writer, outcome, self._pipeline, item)
 
     def _write_view(self, item: BagImage, view: FrameView) -> None:

@@ -483,7 +483,7 @@ def _contents(bag: Path) -> tuple[dict[str, str], dict[str, int]]:
 def _digest(files: Iterable[Path]) -> str:
     seen = hashlib.sha256()
     for file in files:
-        status = file.stat() if file.exists() else file.lstat()  # a link to nothing
+        status = file.stat()
         seen.update(os.fsencode(f'{file.parent.name}/{file.name} {status.st_size} '
                                 f'{status.st_mtime_ns}\n'))
     return seen.hexdigest()[:16]

@@ -28,7 +28,6 @@ from uncertainty_seg.core.image_codec import check_file, decode, decode_unchange
 from uncertainty_seg.errors import DatasetError, ImageError, some_of
 from uncertainty_seg.storage.foreign_files import (
     is_text,
-    is_turned,
     json_fault,
     MAX_JSON_BYTES,
     parse_json,
@@ -196,11 +195,6 @@ def load_folder(folder: Path | str, split: str = '') -> LabelledFolder:
         raise DatasetError(f'split {split!r} of {folder} is empty', 'at least one image')
     require_reviewed(folder, stems)
     pairs = read_each(stems, lambda stem: read_pair(folder, stem))
-    turned = [stem for stem in stems if is_turned(read_image_file(_images(folder, stem)[0]))]
-    if turned:
-        _log.warning('%d photographs of %s are turned by their EXIF (the first is %r), which is '
-                     'ignored: masks must fit the pixels as stored', len(turned), folder,
-                     turned[0])
     table = read_classes(folder / 'classes.json')
     return LabelledFolder(
         images=[np.asarray(image[..., ::-1], order='C') for image, _ in pairs],
@@ -261,7 +255,7 @@ def _require_names(folder: Path, names: Iterable[str]) -> None:
 def _stems(folder: Path, split: str) -> list[str]:
     if not (folder / 'splits.json').is_file() and (folder / 'images').is_dir():
         stems = sorted({path.stem for path in (folder / 'images').iterdir()
-                        if path.suffix in ENDINGS and not path.name.startswith('.')})
+                        if path.suffix in ENDINGS})
         _require_names(folder, stems)
         return stems
     splits = _read_mapping(folder / 'splits.json')

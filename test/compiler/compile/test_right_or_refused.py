@@ -71,7 +71,8 @@ def swish(x: torch.Tensor) -> torch.Tensor:
 
 
 RIGHT = {
-    'AlphaDropout': (lambda: nn.Sequential(nn.SELU(), nn.AlphaDropout(0.2)), 0.0),
+    'AlphaDropout of windows': (lambda: nn.Sequential(
+        nn.SELU(), nn.Flatten(0, 1), nn.AlphaDropout(0.2), nn.Unflatten(0, (1, 8))), 0.0),
     'in place, of a view': (lambda: on_a_view, 0.0),
     'compared by hand': (lambda: lambda x, t: x * (torch.rand_like(x) > 0.4) / 0.6 if t else x,
                          0.3),
@@ -83,7 +84,7 @@ RIGHT = {
     'rfft2': (lambda: through_frequencies, 0.3), 'complex': (lambda: by_complex_numbers, 0.3),
     'scripted function': (lambda: lambda x, t: swish(x), 0.3),
 }
-QUICK = ('AlphaDropout', 'spectral norm', 'compared by hand', 'one number for all')
+QUICK = ('AlphaDropout of windows', 'spectral norm', 'compared by hand', 'one number for all')
 
 
 @pytest.mark.parametrize('name', [
@@ -195,6 +196,18 @@ def test_passes_of_a_file_are_those_that_onnx_runtime_draws(tmp_path: Path) -> N
     assert abs(passes.mean(0) - still[0]).mean() < 0.15 * passes.std(0).mean()
     # Every element has independent draws, the first one included.
     assert 0.2 < np.mean(passes[:, 0, 0, 0] > still[0, 0, 0, 0]) < 0.8
+
+
+def test_the_dropouts_of_a_file_draw_independently() -> None:
+    shape = [1, 3, HEIGHT, WIDTH]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in 'xy']
+    nodes = [helper.make_node('Dropout', [x, '', 'on'], [y]) for x, y in ('xa', 'ay')]
+    graph = helper.make_graph(nodes, 'net', ends[:1], ends[1:],
+                              [numpy_helper.from_array(np.array(True), 'on')])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid('', 22)], ir_version=10)
+    drawn = FileNetwork(model, OutputForm(3)).passes(np.ones(shape, np.float32), 0)
+    kept = np.concatenate([next(drawn) for _ in range(1000)]) > 0
+    assert abs(kept.mean(0) - 0.25).max() < 5 * (0.25 * 0.75 / 1000) ** 0.5
 
 
 def test_a_file_that_draws_at_another_rate_is_another_network(

@@ -51,7 +51,7 @@ def dropout_to_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Dro
     images = [info.name for info in image_inputs(model.graph)]
     varied = touched_by(plain.graph.node, images)
     # Dropout of a tensor independent of the image has the passes on axis 0 if that has size 1.
-    seeds = [node.output[0] for node in model.graph.node if _is_live(model, node)
+    seeds = [node.output[0] for node in model.graph.node if is_live_dropout(model, node)
              and node.input[0] not in varied and known.get(node.output[0], ())[:1] == (1,)]
     axes = find_passes(plain.graph.node, known, fixed,
                        dict.fromkeys((*seeds, *images), PassesAxis(0)))
@@ -61,7 +61,7 @@ def dropout_to_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Dro
     for node in result.graph.node:
         if not is_dropout(node):
             nodes.append(node)
-        elif not _is_live(model, node):
+        elif not is_live_dropout(model, node):
             nodes.append(hidden(node))
         else:
             site, masking = _masked(result.graph, node, known, axes, len(sites))
@@ -74,11 +74,12 @@ def dropout_to_masks(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Dro
 
 def has_dropout(model: onnx.ModelProto) -> bool:
     """Return whether any dropout of a graph is active with a rate above 0."""
-    return any(_is_live(model, node) for node in model.graph.node)
+    return any(is_live_dropout(model, node) for node in model.graph.node)
 
 
-def _is_live(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    return is_dropout(node) and _is_on(model.graph, node) and _rate(model.graph, node) > 0
+def is_live_dropout(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Return whether a node is an active dropout with a rate above 0."""
+    return is_dropout(node) and _is_on(model.graph, node) and rate_of(model.graph, node) > 0
 
 
 def _is_on(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
@@ -120,7 +121,8 @@ def without_dropout(model: onnx.ModelProto) -> onnx.ModelProto:
     return twin
 
 
-def _rate(graph: onnx.GraphProto, node: onnx.NodeProto) -> float:
+def rate_of(graph: onnx.GraphProto, node: onnx.NodeProto) -> float:
+    """Return the rate of a dropout; raises GraphError if it is no constant in [0, 1)."""
     rate = attribute(node, 'ratio', 0.5)
     if node.domain == MARKER_DOMAIN:
         rate = round(attribute(node, 'p'), 7)  # stored in 32 bits, where 0.2 is 0.200000003
@@ -141,7 +143,7 @@ def _masked(
     kind = attribute(node, 'kind', 'element')
     wish = f'mask_{attribute(node, "site", "") or f"dropout_{index}"}'
     site = DropoutSite(fresh_name(graph, wish), mask_shape(kind, shape, axis, node.name),
-                       _rate(graph, node))
+                       rate_of(graph, node))
     write = NodeWriter(graph, site.name)
     mask = _lay_out(site.name, list(site.shape), axis, write)
     value = constants(graph).get(node.input[0])
@@ -167,10 +169,11 @@ def _place(node: onnx.NodeProto, known: Shapes, axes: FoundPasses) -> tuple[Shap
     if data in axes.lost:
         raise GraphError(f'{what}: the batch axis was lost at {axes.lost[data]}',
                          'a tensor whose batch axis is known',
-                         'compute that step without mixing the batch with other axes')
+                         'keep the batch of 1 there (no squeeze(0), no x[0])')
     raise GraphError(f'{what} drops from a constant of shape {shape}', 'a batch on axis 0',
-                     'give queries or positions an axis of 1 in front, and in place of weights '
-                     'drop the input of their layer')
+                     'give queries or positions an axis of 1 in front, drop the input of a layer '
+                     'in place of its weights, and draw a mask of your own before the image is '
+                     'cut into windows')
 
 
 def mask_shape(kind: str, shape: Shape, axis: PassesAxis, name: str) -> Shape:
