@@ -90,6 +90,19 @@ def test_the_first_of_equal_classes_gets_the_vote() -> None:
     np.testing.assert_array_equal(found['votes'][:, 0, 0], [2, 1, 0, 0, 0])
 
 
+@pytest.mark.parametrize('op, shape', [('Conv', (CLASSES, 2, 1, 1)), ('MatMul', (ROWS, COLUMNS))])
+def test_a_layer_without_a_bias_ties_where_all_its_inputs_are_dropped(
+    op: str, shape: tuple[int, ...]
+) -> None:
+    x = np.zeros((3, 2 if op == 'Conv' else CLASSES, ROWS, ROWS), np.float32)
+    ends = [float_info(name, ('T', *sides)) for name, sides in (
+        ('x', x.shape[1:]), ('logits', (CLASSES, ROWS, ROWS if op == 'Conv' else COLUMNS)))]
+    head = build_model('head', [helper.make_node(op, ['x', 'w'], ['logits'])], ends[:1], ends[1:],
+                       [numpy_helper.from_array(np.ones(shape, np.float32), 'w')])
+    votes, = session(add_sums(head)).run(['votes'], {'x': x, 'inv_temperature': np.ones(1, 'f')})
+    assert (votes[0] == 3).all() and not votes[1:].any()
+
+
 @pytest.mark.parametrize('offset', OFFSETS)
 @pytest.mark.parametrize('value', [np.nan, np.inf])
 def test_what_is_no_number_in_one_pass_is_none_in_its_cells_alone(

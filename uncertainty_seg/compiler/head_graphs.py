@@ -33,9 +33,10 @@ SUM_LOGITS = 'sum_logits'
 # The logits interpolated to the grid, if its points are not the centres of the logits.
 _BESIDE = 'sums_logits_beside'
 # Operators whose outputs are sums of many numbers, and those that pass values on. Equal largest
-# logits are common only behind others, as behind dropout of the logits, which makes them 0.
-_SUMMING = frozenset({'Add', 'BatchNormalization', 'Conv', 'ConvTranspose', 'Gemm', 'MatMul',
-                      'Sub'})
+# logits are common only behind others, as behind dropout of the logits, which makes them 0, and
+# behind products without a bias, where nothing but zeros comes in.
+_SUMMING = frozenset({'Add', 'BatchNormalization', 'Sub'})
+_BIASED = frozenset({'Conv', 'ConvTranspose', 'Gemm'})
 _PASSING = frozenset({'Cast', 'Gather', 'Identity', 'Reshape', 'Resize', 'Squeeze', 'Transpose',
                       'Unsqueeze'})
 
@@ -182,12 +183,14 @@ def _sums(logits: str) -> list[onnx.NodeProto]:
 
 
 def _may_tie(head: onnx.ModelProto) -> bool:
-    """Tell whether classes may often have equal logits: their last operator is no sum."""
+    """Tell whether equal logits may be common: the last operator is no sum with a bias."""
     producers = {name: node for node in head.graph.node for name in node.output}
     name = LOGITS
     while name in producers and producers[name].op_type in _PASSING:
         name = producers[name].input[0]
-    return name in producers and producers[name].op_type not in _SUMMING
+    last = producers.get(name)
+    return last is not None and last.op_type not in _SUMMING and not (
+        last.op_type in _BIASED and len(last.input) > 2)
 
 
 def _first_of_equals() -> list[onnx.NodeProto]:
