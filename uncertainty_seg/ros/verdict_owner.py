@@ -167,9 +167,14 @@ class VerdictOwner:
         """Publish the flag as false, and reset the gate."""
         with self._lock:
             self.why_down = reason
-            if self._pipeline is not None:
-                self._pipeline.fault(reason)
+            self._publish_fault(reason)
+
+    def _publish_fault(self, reason: str) -> None:
+        pipeline = self._pipeline
+        if pipeline is None:
             self._publishers.publish_fault(reason)
+        else:  # thresholds and promise stay in force
+            self._publishers.publish(pipeline.fault(reason), pipeline.thresholds)
 
     def reconfigure(self, settings: Settings) -> None:
         """
@@ -185,8 +190,8 @@ class VerdictOwner:
                     self.fall(self._pipeline.cause)
             if settings.stale_timeout_s != self.timeout_s:
                 if self._pipeline is not None:
-                    self._pipeline.restart('the deadline was changed')
-                self._publishers.publish_fault('the deadline was changed')
+                    self._pipeline.restart()
+                self._publish_fault('the deadline was changed')
                 self._publishers.promise(settings.stale_timeout_s)
                 self.timeout_s = settings.stale_timeout_s
 

@@ -85,6 +85,15 @@ def at_step(rig: Rig, step: str, event: Callable[[], None], patch: pytest.Monkey
     assert happened.is_set()
 
 
+@pytest.mark.parametrize('event', EVENTS)
+def test_a_false_flag_without_a_frame_names_the_thresholds_in_force(rig: Rig, event: str) -> None:
+    EVENTS[event](rig)
+    told = values_of(rig.statuses[-1])
+    assert rig.pipeline.thresholds
+    for name, limit in rig.pipeline.thresholds.items():
+        assert told[f'threshold.{name}'] == f'{limit:.6g}'
+
+
 BEFORE, IN_WORK, AFTER = ('begin',), ('begun', 'decode', 'network', 'measured'), ('published',)
 
 
@@ -173,7 +182,7 @@ def test_no_limit_of_replaced_settings_is_published_with_a_true_flag(
     at_step(rig, 'measured', lambda: rig.change_gate(0.5), monkeypatch)
     rig.send(RISE_FRAMES)
     limits = [values_of(status).get('threshold.entropy.mean') for status in rig.statuses]
-    assert limits == ['0.72'] * RISE_FRAMES + [None] + ['0.36'] * (1 + RISE_FRAMES)
+    assert limits == ['0.72'] * RISE_FRAMES + ['0.36'] * (2 + RISE_FRAMES)
     assert rig.flags[-1]
 
 
