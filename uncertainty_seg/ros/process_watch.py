@@ -19,6 +19,7 @@ import ctypes
 from dataclasses import dataclass
 import faulthandler
 import os
+import queue
 import socket
 import sys
 import threading
@@ -194,6 +195,9 @@ class ProcessWatch:
         self._ending = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name='process-watch', daemon=True)
+        # Started now, for when there is no memory left for a thread, or no more are allowed.
+        self._spare: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=_run_each, args=(self._spare,), name='spare', daemon=True).start()
 
     def __enter__(self) -> ProcessWatch:
         self._thread.start()
@@ -239,9 +243,9 @@ class ProcessWatch:
     def end(self, cause: str) -> NoReturn:
         """End the process with the cause as the last reason of the flag; never returns."""
         self._begin_to_end()
-        _attempt(lambda: self._node.last_words(cause), LAST_WORDS_S)
+        self._attempt(lambda: self._node.last_words(cause), LAST_WORDS_S)
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
-        _attempt(lambda: _report(cause), FLUSH_S)
+        self._attempt(lambda: _report(cause), FLUSH_S)
         self._exit(EXIT_WATCH)
         raise SystemExit(EXIT_WATCH)
 
@@ -249,12 +253,28 @@ class ProcessWatch:
         """End the process cleanly although a transition or callback hangs; never returns."""
         self._begin_to_end()
         self._systemd.tell('STOPPING=1', f'STATUS={cause}')
-        _attempt(lambda: self._node.leave(cause), LEAVE_S)
+        self._attempt(lambda: self._node.leave(cause), LEAVE_S)
         if code:
             _say(cause)
-        _attempt(_flush, LEAVE_S)
+        self._attempt(_flush, LEAVE_S)
         self._exit(code)
         raise SystemExit(code)
+
+    def _attempt(self, action: Callable[[], None], timeout_s: float) -> None:
+        """Run an action that may never return in a thread, and wait `timeout_s` for it."""
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                action()
+            finally:
+                done.set()
+
+        try:
+            threading.Thread(target=run, name='last-words', daemon=True).start()
+        except (RuntimeError, MemoryError):
+            self._spare.put(run)
+        done.wait(timeout_s)
 
     def _begin_to_end(self) -> None:
         if not self._ending.acquire(blocking=False):
@@ -269,7 +289,7 @@ class ProcessWatch:
             self._has_fallen = False
         elif not self._has_fallen:
             self._has_fallen = True  # once: the hanging callback may hold the verdict's lock
-            _attempt(lambda: self._node.fall(sentence), LOOK_EVERY_S)
+            self._attempt(lambda: self._node.fall(sentence), LOOK_EVERY_S)
 
     def _feed(self, signs: LifeSigns, now_s: float) -> None:
         lines = []
@@ -291,11 +311,10 @@ class ProcessWatch:
                 self.end(f'the watch of the process failed: {type(err).__name__}: {err}')
 
 
-def _attempt(action: Callable[[], None], timeout_s: float) -> None:
-    """Run an action that may never return in a thread, and wait `timeout_s` for it."""
-    thread = threading.Thread(target=action, name='last-words', daemon=True)
-    thread.start()
-    thread.join(timeout_s)
+def _run_each(actions: queue.SimpleQueue[Callable[[], None]]) -> None:
+    while True:
+        with contextlib.suppress(Exception):
+            actions.get()()
 
 
 def _say(text: str) -> None:

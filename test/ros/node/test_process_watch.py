@@ -11,6 +11,7 @@ import socket
 import threading
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 from cases import for_each
 import pytest
@@ -205,6 +206,17 @@ def test_last_words_that_hang_do_not_keep_the_process(
     out = capfd.readouterr().err
     assert 'uncertainty_seg_node: ' in out and ' gone; ' in out
     assert 'test_process_watch.py' in out
+
+
+def test_the_flag_falls_and_the_process_ends_though_no_thread_can_be_started(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig()
+    monkeypatch.setattr(threading.Thread, 'start', mock.Mock(side_effect=RuntimeError))
+    rig.run(1.2, turns=False)
+    assert rig.node.said[0].startswith('false: ')
+    rig.change(worker_end='x')
+    assert rig.ends(rig.look).startswith('last: ')
 
 
 def test_a_watch_that_fails_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
