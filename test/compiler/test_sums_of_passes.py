@@ -90,15 +90,20 @@ def test_the_first_of_equal_classes_gets_the_vote() -> None:
     np.testing.assert_array_equal(found['votes'][:, 0, 0], [2, 1, 0, 0, 0])
 
 
-@pytest.mark.parametrize('op, shape', [('Conv', (CLASSES, 2, 1, 1)), ('MatMul', (ROWS, COLUMNS))])
-def test_a_layer_without_a_bias_ties_where_all_its_inputs_are_dropped(
-    op: str, shape: tuple[int, ...]
-) -> None:
-    x = np.zeros((3, 2 if op == 'Conv' else CLASSES, ROWS, ROWS), np.float32)
-    ends = [float_info(name, ('T', *sides)) for name, sides in (
-        ('x', x.shape[1:]), ('logits', (CLASSES, ROWS, ROWS if op == 'Conv' else COLUMNS)))]
-    head = build_model('head', [helper.make_node(op, ['x', 'w'], ['logits'])], ends[:1], ends[1:],
-                       [numpy_helper.from_array(np.ones(shape, np.float32), 'w')])
+CONV, PRODUCT = (helper.make_node(op, ['x', op], [op.lower()]) for op in ('Conv', 'MatMul'))
+WITHOUT_BIAS = {
+    'conv': [CONV], 'matmul': [PRODUCT], 'sum': [CONV, PRODUCT, helper.make_node(
+        'Add', ['conv', 'matmul'], ['sum'])]}
+
+
+@pytest.mark.parametrize('name', WITHOUT_BIAS)
+def test_layers_without_a_bias_tie_where_all_their_inputs_are_dropped(name: str) -> None:
+    x = np.zeros((3, CLASSES, ROWS, COLUMNS), np.float32)
+    end = helper.make_node('Identity', [name], ['logits'])
+    ends = [float_info(end, ('T', *x.shape[1:])) for end in ('x', 'logits')]
+    head = build_model('head', [*WITHOUT_BIAS[name], end], ends[:1], ends[1:], [
+        numpy_helper.from_array(np.ones((CLASSES, CLASSES, 1, 1), np.float32), 'Conv'),
+        numpy_helper.from_array(np.ones((COLUMNS, COLUMNS), np.float32), 'MatMul')])
     votes, = session(add_sums(head)).run(['votes'], {'x': x, 'inv_temperature': np.ones(1, 'f')})
     assert (votes[0] == 3).all() and not votes[1:].any()
 

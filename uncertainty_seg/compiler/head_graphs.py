@@ -9,6 +9,8 @@ the logits stays in float32: half precision made 93 % of entropies NaN.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 import onnx
@@ -32,11 +34,10 @@ SUM_P, SUM_ENTROPY, SUM_P2, VOTES = 'sum_p', 'sum_entropy', 'sum_p2', 'votes'
 SUM_LOGITS = 'sum_logits'
 # The logits interpolated to the grid, if its points are not the centres of the logits.
 _BESIDE = 'sums_logits_beside'
-# Operators whose outputs are sums of many numbers, and those that pass values on. Equal largest
-# logits are common only behind others, as behind dropout of the logits, which makes them 0, and
-# behind products without a bias, where nothing but zeros comes in.
-_SUMMING = frozenset({'Add', 'BatchNormalization', 'Sub'})
-_BIASED = frozenset({'Conv', 'ConvTranspose', 'Gemm'})
+# Operators that have a bias with so many inputs, and those that pass values on. Equal largest
+# logits are common behind others, as behind dropout of the logits, which makes them 0, and behind
+# products without a bias, where nothing but zeros comes in.
+_BIASED = {'Conv': 3, 'ConvTranspose': 3, 'Gemm': 3, 'BatchNormalization': 5}
 _PASSING = frozenset({'Cast', 'Gather', 'Identity', 'Reshape', 'Resize', 'Squeeze', 'Transpose',
                       'Unsqueeze'})
 
@@ -109,7 +110,7 @@ def add_sums(head: onnx.ModelProto, offset: tuple[float, float] = (0.0, 0.0)) ->
     made: dict[str, NDArray[np.generic]] = {
         'first_axis': np.array([0], np.int64), 'classes_axis': np.array([1], np.int64),
         'both_axes': np.array([0, 1], np.int64), 'zero': np.zeros((), np.float32)}
-    may_tie = _may_tie(head)
+    may_tie = _may_tie(LOGITS, {name: node for node in head.graph.node for name in node.output})
     if may_tie:
         made['order'] = np.arange(num_classes, 0, -1, dtype=np.float32).reshape(-1, 1, 1)
     nodes = [*head.graph.node]
@@ -182,15 +183,16 @@ def _sums(logits: str) -> list[onnx.NodeProto]:
     ]
 
 
-def _may_tie(head: onnx.ModelProto) -> bool:
-    """Tell whether equal logits may be common: the last operator is no sum with a bias."""
-    producers = {name: node for node in head.graph.node for name in node.output}
-    name = LOGITS
-    while name in producers and producers[name].op_type in _PASSING:
-        name = producers[name].input[0]
-    last = producers.get(name)
-    return last is not None and last.op_type not in _SUMMING and not (
-        last.op_type in _BIASED and len(last.input) > 2)
+def _may_tie(name: str, producers: Mapping[str, onnx.NodeProto]) -> bool:
+    """Tell whether the classes of a tensor may often be equal: it is no sum with a bias."""
+    node = producers.get(name)
+    if node is None:
+        return False
+    if node.op_type in _PASSING:
+        return _may_tie(node.input[0], producers)
+    if node.op_type in ('Add', 'Sub'):
+        return all(_may_tie(part, producers) for part in node.input)
+    return len(node.input) != _BIASED.get(node.op_type, -1)
 
 
 def _first_of_equals() -> list[onnx.NodeProto]:
