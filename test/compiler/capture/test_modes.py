@@ -108,6 +108,20 @@ class HiddenCounting(Counting):
                                              else x)
 
 
+class DroppingNorm(nn.BatchNorm2d):
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.dropout2d(super().forward(x), 0.3, self.training)
+
+
+class InNorm(Early):
+    """Functional dropout in a module with running statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = DroppingNorm(8)
+
+
 class Merged(Early):
     """Like loralib: eval() merges a product into a weight; only the unmerged path has dropout."""
 
@@ -253,3 +267,9 @@ def test_modes_that_contradict_each_other_are_refused(name: str) -> None:
     build, sentence = BAD[name]
     with pytest.raises(GraphError, match=sentence):
         find_dropout(build(), HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize('build, sites', [
+    (Counting, ['dropout', 'early', 'late']), (InNorm, ['early', 'norm', 'late'])])
+def test_dropout_beside_statistics_is_a_site(build: type, sites: list[str]) -> None:
+    assert [drop.site for drop in find_dropout(build(), HEIGHT, WIDTH).drops] == sites

@@ -143,22 +143,24 @@ def _marked(
     source = copied(pristine)
     training = trained(source)
     first = _try(copied(source), image, training, is_strict=False)
+    norms = {name for name, module in source.named_modules() if is_norm(module)}
+    dropped = (*first.drops, *(  # norms stay in eval mode, with their dropout, if they have any
+        drop for drop in _try(copied(source), image, takes_eval=True, is_strict=False).drops
+        if drop.module in norms))
     own = training - first.wrote
     if first.drew and not allow_silenced:
         raise draws(*next(iter(first.drew.items())), _OR_SILENCED)
     twin, live, training, silenced = _settled(source, image, own)
     _require_repeatable(twin, image, training)
     problem = live.problem or _difference(plain.outputs, live.outputs)
-    lost = [drop.site for drop in first.drops
-            if drop.module in {*silenced, *first.chose, *first.wrote}
-            and drop not in live.drops]
+    apart = {*silenced, *first.chose, *first.wrote, *norms}
+    lost = [drop.site for drop in dropped if drop.module in apart and drop not in live.drops]
     if problem or lost:
-        problem = problem or f'it draws, chooses or writes beside its dropout {lost[0]!r}'
+        problem = problem or f'it draws, chooses, writes or normalises beside {lost[0]!r}'
         _log.log(logging.WARNING if 'differs by' in problem else logging.INFO,
                  'the net changes in training mode (%s): passes are those of eval mode, with '
                  'dropout on', problem)
-        both = replace(live, drops=(*live.drops, *(d for d in first.drops
-                                                   if d not in live.drops)))
+        both = replace(live, drops=(*live.drops, *(d for d in dropped if d not in live.drops)))
         marked = _in_eval_mode(copied(pristine), image, plain, both, problem, set(silenced))
         if not first.problem:
             _require_live(marked.drops, both.drops)

@@ -376,7 +376,8 @@ def _too_far(when: str, error: float, most: float) -> GraphError:
     return GraphError(
         f'{when} the result differs from the network by {error:.2g} of the spread of its logits',
         f'at most {most:.2g}',
-        'leave out autocast and half(), or remove layers to find the one that is compiled wrongly')
+        'leave out autocast, half() and what writes in place to the result of dropout, or remove '
+        'layers to find the one that is compiled wrongly')
 
 
 def distance(ours: NDArray[np.float32], theirs: NDArray[np.float32]) -> float:
