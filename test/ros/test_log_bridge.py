@@ -4,6 +4,7 @@
 import logging
 import os
 import pty
+import select
 import socket
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from rclpy.logging import get_logger, LoggingSeverity, set_logger_level
-from ros_helpers import ros_environment, TIMEOUT_S
+from ros_helpers import ROOT, ros_environment, TIMEOUT_S
 
 from uncertainty_seg.ros.node_life import ros_logging
 
@@ -59,3 +60,29 @@ def test_a_console_that_nobody_reads_holds_up_no_thread(kind: str, domain: int) 
     assert done.returncode == 2
     for end in ends:
         os.close(end)
+
+
+DUMPER = """
+import threading
+from uncertainty_seg.ros import node_life, process_watch
+def deep(left):
+    deep(left - 1) if left else threading.Event().wait()
+node_life.unblock_console()
+for _ in range(20):
+    threading.Thread(target=deep, args=(30,), daemon=True).start()
+process_watch._report('x')
+"""
+
+
+def test_a_terminal_that_takes_a_few_kilobytes_at_a_time_shows_the_stack_of_every_thread() -> None:
+    reads, writes = pty.openpty()
+    text = b''
+    with subprocess.Popen([sys.executable, '-c', DUMPER], stderr=writes, cwd=ROOT) as process:
+        os.close(writes)
+        while process.poll() is None or select.select([reads], [], [], 0)[0]:
+            try:
+                text += os.read(reads, 1 << 16)
+            except OSError:  # the other end was closed
+                break
+    os.close(reads)
+    assert text.count(b'in deep') == 20 * 31

@@ -20,8 +20,10 @@ from dataclasses import dataclass
 import faulthandler
 import os
 import queue
+import select
 import socket
 import sys
+import tempfile
 import threading
 import time
 from typing import Any, NoReturn
@@ -325,8 +327,13 @@ def _say(text: str) -> None:
 def _report(cause: str) -> None:
     # Directly to stderr: the ROS log may be what hangs.
     _say(f'{cause}; the process ends with exit code {EXIT_WATCH}. What each thread does:')
-    with contextlib.suppress(Exception):  # stderr may not be a file
-        faulthandler.dump_traceback(all_threads=True)
+    with contextlib.suppress(Exception), tempfile.TemporaryFile() as file:
+        faulthandler.dump_traceback(file, all_threads=True)
+        file.seek(0)
+        text = file.read()
+        while text:  # a terminal takes a few kB at a time, and stderr does not wait
+            select.select([], [2], [])
+            text = text[os.write(2, text):]
     _flush()
 
 
