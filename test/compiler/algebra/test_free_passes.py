@@ -117,6 +117,10 @@ WAYS = {
          NODE('GridSample', ['h', 'p'], ['q']), NODE('Reshape', ['q', 'back'], ['y'])],
         (1, 4, 6, 5), {'s': ints(2, 2, 6, 5), 'k': np.tanh(floats(2, 3, 4, 2)),
                        'at': ints(2, 3, 4, 2), 'back': ints(1, 4, 3, 4)}),
+    'convolution deformed by drawn offsets': (
+        [drop('x', 'd'), NODE('Gather', ['d', 'i'], ['o'], axis=1),
+         NODE('DeformConv', ['d', 'k', 'o'], ['y'])], (1, 4, 6, 5),
+        {'i': ints(0, 3), 'k': floats(3, 4, 1, 1)}),
     'join with the drawn one second axis': (
         [drop('x', 'd'), NODE('Concat', ['d', 'k'], ['y'], axis=2)], (1, 4, 6),
         {'k': floats(1, 4, 2)}),
@@ -199,6 +203,8 @@ REFUSED = {
     'repeats the passes': (NODE('Tile', ['d', 'p'], ['y'], name='tile'), {'p': ints(2, 1, 1)}),
     'inputs carry the passes on different': (NODE('Einsum', ['d', 'd'], ['y'], name='outer',
                                                   equation='bij,cij->bc'), {}),
+    'only some of its inputs': (NODE('DeformConv', ['d', 'k', 'o'], ['y'], name='deform'),
+                                {'k': floats(3, 4, 1, 1), 'o': floats(1, 2, 4, 4)}),
     'sums over the passes': (NODE('Einsum', ['d', 'd'], ['y'], name='sum',
                                   equation='bij,bij->ij'), {}),
 }
@@ -207,7 +213,8 @@ REFUSED = {
 @pytest.mark.parametrize('why', REFUSED)
 def test_what_mixes_passes_is_refused_by_name(why: str) -> None:
     node, constants = REFUSED[why]
-    model = graph([drop('x', 'd'), node], (1, 4, 4), **constants)
+    shape = (1, 4, 4, 4) if node.op_type == 'DeformConv' else (1, 4, 4)
+    model = graph([drop('x', 'd'), node], shape, **constants)
     masked, sites = dropout_to_masks(model)
     with pytest.raises(GraphError, match=f"{node.op_type} '{node.name}': .*{why}"):
         free_passes(masked, sites)

@@ -94,9 +94,9 @@ def _is_on(graph: onnx.GraphProto, node: onnx.NodeProto) -> bool:
 
 def _no_dropout(model: onnx.ModelProto) -> GraphError:
     found = [node for node in model.graph.node if is_dropout(node)]
-    fix = ('train it with dropout, which an ONNX file keeps if it is exported in train(), or let '
-           'some be injected, or compile several networks as an ensemble, or one pass by the '
-           'method single')
+    fix = ('train it with dropout that train() switches on, which an ONNX file keeps if it is '
+           'exported in that mode, or let some be injected, or compile several networks as an '
+           'ensemble, or one pass by the method single')
     expected = 'at least one dropout with a rate above 0, whose passes differ'
     if found and not any(_is_on(model.graph, node) for node in found):
         return GraphError(

@@ -377,6 +377,14 @@ def _convolved(view: View) -> PassesAxis:
     return _sample_by_sample(view)
 
 
+def _deformed(view: View) -> PassesAxis:
+    data, weights, *others = view.node.input
+    sampled = {view.axes.get(name) for name in (data, others[0], *others[2:])}
+    if sampled != {view.first} or weights in view.axes:
+        raise Lost('only some of its inputs depend on dropout')
+    return _sample_by_sample(view)
+
+
 def _broadcast(view: View) -> PassesAxis:
     rank = len(view.out)
     found = {aligned(view.axes[name], len(view.shape(name)), rank)
@@ -596,7 +604,7 @@ _RULES: dict[str, PassesRule] = {
     **dict.fromkeys((*ELEMENTWISE, 'Expand'), _broadcast),
     **dict.fromkeys(('Softmax', 'LogSoftmax', 'Hardmax', 'Split', 'TopK', 'LpNormalization',
                      'GatherElements'), _along_another),
-    'GridSample': _sampled, 'ScatterElements': _joined,
+    'DeformConv': _deformed, 'GridSample': _sampled, 'ScatterElements': _joined,
     'Transpose': _moved, 'Reshape': _reshaped, 'Flatten': _reshaped,
     'Unsqueeze': _inserted, 'Squeeze': _squeezed, 'MatMul': _multiplied, 'Gemm': _gemm,
     'Einsum': _einsum, 'Concat': _joined, 'LayerNormalization': _normalised, 'Slice': _sliced,

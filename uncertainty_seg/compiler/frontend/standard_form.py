@@ -111,8 +111,8 @@ def _require_known(model: onnx.ModelProto) -> None:
 def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     """Convert the graph with onnx, without its markers and large weights, then restore these."""
     light = copy_of(model)
-    markers = {node.output[0]: node for node in model.graph.node if is_marker(node)}
-    refill(light.graph.node, [hidden(n) if is_marker(n) else n for n in light.graph.node])
+    kept = {n.output[0]: n for n in model.graph.node if is_marker(n) or _is_early(n, model)}
+    refill(light.graph.node, [hidden(n) if n.output[0] in kept else n for n in light.graph.node])
     large = [t for t in model.graph.initializer if not is_read_by_inference(t)]
     refill(light.graph.initializer, filter(is_read_by_inference, model.graph.initializer))
     light.graph.input.extend(weight_info(t) for t in large)
@@ -122,11 +122,17 @@ def _raised(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as err:  # the converter raises whatever its C++ code throws
         raise GraphError(f'onnx cannot convert the network to opset {OPSET} ({first_line(err)})',
                          fix=f'{_AGAIN}, or replace the operator that it names') from err
-    refill(raised.graph.node, [markers.get(n.output[0], n) if n.op_type == 'Identity' else n
+    refill(raised.graph.node, [kept.get(n.output[0], n) if n.op_type == 'Identity' else n
                                for n in raised.graph.node])
     raised.graph.initializer.extend(large)
     refill(raised.graph.input, image_inputs(raised.graph))
     return raised
+
+
+def _is_early(node: onnx.NodeProto, model: onnx.ModelProto) -> bool:
+    """Return whether a node is of `OPSET`: torch writes DeformConv to files of opset 18."""
+    return schema_of(node.op_type, opset_of(model)) is None \
+        and schema_of(node.op_type, OPSET) is not None
 
 
 def _require_same_form(model: onnx.ModelProto, version: int) -> None:
