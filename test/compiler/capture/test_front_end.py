@@ -147,6 +147,7 @@ REFUSED = {
     'an array': (lambda x, t: x / 2 if np.asarray(x.detach()).max() > 9 else x,
                  "'body' branches on the values"),
     'a list': (lambda x, t: x / 2 if max(x.flatten().tolist()) > 9 else x, 'tolist'),
+    'float64': (lambda x, t: F.dropout(x.double(), 0.2, t).float(), "'body' drops from .*float64"),
     'batch statistics': (nn.BatchNorm2d(4, track_running_stats=False), 'running statistics'),
 }
 

@@ -285,6 +285,9 @@ class DropoutWatch(TorchFunctionMode):
         return self._take(torch.ones(tuple(shape), dtype=dtype), p, 'element')
 
     def _take(self, x: Tensor, p: float | None, kind: str) -> Tensor:
+        if x.dtype == torch.float64 != torch.get_default_dtype():
+            raise GraphError(f'{place(self.module)} drops from a tensor of float64', 'float32',
+                             'leave out double() there')
         return self._replace(x, self._drop(x.shape, p, kind))
 
     def _drop(self, shape: Iterable[int], p: float | None, kind: str) -> Drop:
