@@ -71,3 +71,11 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ConfigError, match='file'):
         simulate_scenes(tmp_path / 'file', count=2, size=SMALL)
+
+
+@pytest.mark.parametrize('more', [{'seed': 5}, {'count': 3}, {'ood': 1}])
+def test_scenes_do_not_come_among_other_images(folder: Path, more: dict[str, int]):
+    before = {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}
+    with pytest.raises(ConfigError, match='other images'):
+        simulate_scenes(folder, size=SMALL, **{'count': 10, 'seed': 4} | more)
+    assert before == {path: path.read_bytes() for path in folder.rglob('*') if path.is_file()}

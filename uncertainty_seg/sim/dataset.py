@@ -60,6 +60,15 @@ def _splits(count: int) -> list[str]:
     return ['train'] * (count - 2 * held) + ['val'] * held + ['limits'] * held
 
 
+def _require_no_others(place: Path, jobs: Sequence[_Job]) -> None:
+    """Raise ConfigError if a folder has images that these scenes do not replace."""
+    stems = {job.stem for job in jobs}
+    others = sorted(path.name for path in place.glob('images/*') if path.stem not in stems)
+    if jobs and others:
+        raise ConfigError(f'{place} holds {len(others)} other images ({others[0]})',
+                          'a new folder', 'its classes and splits would be lost')
+
+
 def _run(place: Path, jobs: Sequence[_Job], name: str) -> None:
     """Render and write scenes, their classes and splits."""
     try:
@@ -91,7 +100,7 @@ def simulate_scenes(
     Parameters
     ----------
     folder : Path or str
-        It is made if missing; files of the same names are overwritten.
+        It is made if missing; scenes of the same names are overwritten.
     count : int
         Scenes; the splits val and limits have a tenth of them each.
     ood : int
@@ -105,16 +114,16 @@ def simulate_scenes(
     Raises
     ------
     ConfigError
-        If a value is out of its range, or the folder cannot be written.
+        If a value is out of its range, or the folder has other images or cannot be written.
 
     """
     require_within('count', count, 2, 10**9)
     require_within('seed', seed, 0, 2**31 - 1)
     require_within('shorter side', min(size), *SIDES_PX)
     place = Path(folder)
-    _run(place, [_Job(place, split, f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size)
-                 for i, split in enumerate(_splits(count))], 'synthetic pipeline scenes')
-    jobs = []
+    scenes = [_Job(place, split, f'scene_{seed}_{i:05d}', seed * SEEDS_A_SET + i, size)
+              for i, split in enumerate(_splits(count))]
+    jobs: list[_Job] = []
     for kind, k in OOD_KINDS.items():
         for i in range(ood):
             # From the end of the set's seeds, so that no background occurs twice.
@@ -122,5 +131,8 @@ def simulate_scenes(
             murk = 0.68 + 0.27 * i / max(ood - 1, 1) if kind == 'turbid' else None
             jobs.append(_Job(place / 'ood', kind, f'{kind}_{seed}_{i:05d}', scene_seed, size, murk,
                              None if kind == 'turbid' else kind))
+    _require_no_others(place, scenes)
+    _require_no_others(place / 'ood', jobs)
+    _run(place, scenes, 'synthetic pipeline scenes')
     if jobs:
         _run(place / 'ood', jobs, 'synthetic pipeline scenes out of distribution')
