@@ -1,7 +1,7 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """Label formats: export and import keep every pixel; damaged files are refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 import json
 from pathlib import Path
@@ -175,6 +175,17 @@ def test_nothing_is_left_of_an_export_that_fails(kind: str, tmp_path: Path) -> N
     with pytest.raises(DatasetError, match='not empty'):
         write_export(tmp_path / 'out', kind, [FRAME], CLASSES)
     assert [path.name for path in (tmp_path / 'out').iterdir()] == ['mine']
+
+
+def test_of_two_exports_the_one_that_ends_later_replaces_nothing(tmp_path: Path) -> None:
+    def meanwhile() -> Iterator[LabelFrame]:
+        write_export(tmp_path / 'out', 'folder', [FRAME], CLASSES)
+        (tmp_path / 'out' / 'mine').write_text('x')
+        yield FRAME
+
+    with pytest.raises(DatasetError, match='cannot be written'):
+        write_export(tmp_path / 'out', 'folder', meanwhile(), CLASSES)
+    assert (tmp_path / 'out' / 'mine').exists() and len(list(tmp_path.iterdir())) == 1
 
 
 # --- annotations drawn in a tool -----------------------------------------------------------------

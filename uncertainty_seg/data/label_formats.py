@@ -125,7 +125,7 @@ def new_folder(out: Path) -> Iterator[Path]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         # Not synced: these are thousands of small files, which can be exported again.
-        with whole_folder(out, is_synced=False) as work:
+        with whole_folder(out, is_synced=False, is_replacing=False) as work:
             yield work
     except OSError as err:
         raise DatasetError(f'{out} cannot be written ({why(err)})',
