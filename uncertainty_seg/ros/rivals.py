@@ -262,7 +262,7 @@ class RivalWatch:
         self._num_sent, self._clock = num_sent, clock
         self._subscription: Any = None
         self._num_heard = self._excess = 0
-        self._since_s = 0.0
+        self._since_s, self._is_new = 0.0, True
         self._failing_since_s: float | None = None
         self.reason = ''
 
@@ -294,14 +294,18 @@ class RivalWatch:
             # Until it is known whether the other publisher is alive, the flag cannot be trusted.
             self.reason = self._sentence()
             return
-        gain = self._num_heard - self._num_sent() - self._excess
+        excess = self._num_heard - self._num_sent()
+        if self._is_new:  # own flags before the subscription was matched were not heard
+            self._is_new, self._excess = False, excess
+        gain = excess - self._excess
         if gain > MAX_ON_THE_WAY:
             self.reason = self._sentence()
-        elif self._clock() - self._since_s < _probe_s(speakers):
-            return
-        else:
-            self.reason = ''
-        self._begin()
+            self._begin()
+        elif self.reason and self._clock() - self._since_s >= _probe_s(speakers):
+            # A single message keeps the reason. Without a reason the messages of any time add up:
+            # otherwise one that speaks rarely would count as silent for ever.
+            self.reason = self.reason if gain > 0 else ''
+            self._begin()
 
     def close(self) -> None:
         """Stop listening."""
@@ -310,7 +314,7 @@ class RivalWatch:
         self._subscription, self.reason = None, ''
 
     def _listen(self) -> None:
-        self._num_heard = 0
+        self._num_heard, self._is_new = 0, True
         self._subscription = self._node.create_subscription(
             self._kind, self._topic, self._on_flag, topics.RIVAL_QOS,
             # Without the node's callbacks: users cannot change the QoS of this subscription.

@@ -93,7 +93,8 @@ def test_a_dead_one_in_the_graph_is_believed_dead_after_the_probe(own_hz: int) -
     assert rig.watch.reason
 
 
-@pytest.mark.parametrize(('period_s', 'deadline_s'), [(1, 2.0), (5, 10.0), (5, 0.0)])
+@pytest.mark.parametrize(('period_s', 'deadline_s'), [
+    (1, 2.0), (2, 1.0), (5, 10.0), (5, 0.0), (10, 0.0)])
 def test_a_voice_that_speaks_rarely_is_heard_as_long_as_its_deadline_allows(
     period_s: int, deadline_s: float
 ) -> None:
@@ -104,6 +105,18 @@ def test_a_voice_that_speaks_rarely_is_heard_as_long_as_its_deadline_allows(
         rig.run(1, 10, int(second % period_s == 0))
         without_veto += not rig.watch.reason
     assert without_veto == 0
+
+
+def test_one_that_was_silent_and_then_speaks_rarely_is_a_reason_from_its_third_flag_on() -> None:
+    rig = Watched()
+    rig.others = [speaker()]
+    rig.run(10, 10, 0)
+    assert rig.watch.reason == ''
+    found = []
+    for second in range(60):
+        rig.run(1, 10, int(second % 2 == 0))
+        found.append(bool(rig.watch.reason))
+    assert found == [False] * 4 + [True] * 56
 
 
 def test_a_look_that_raises_keeps_the_last_answer_and_is_a_reason_of_its_own_later() -> None:
