@@ -417,8 +417,9 @@ class WatchedTopicsNode(LifecycleNode):
 
     def get_publishers_info_by_topic(self, topic_name: str, no_mangle: bool = False) -> Any:
         """Return who publishes on a topic, although rclpy remaps the name, even if it was."""
-        asked = {} if self.watch is None else self.watch.asked
-        return super().get_publishers_info_by_topic(asked.get(topic_name, topic_name), no_mangle)
+        if self.watch is not None and self.resolve_topic_name(topic_name) != topic_name:
+            topic_name = self.watch.asked.get(topic_name, topic_name)
+        return super().get_publishers_info_by_topic(topic_name, no_mangle)
 
     def create_publisher(
         self, msg_type: Any, topic: str, qos_profile: Any, **options: Any
