@@ -137,6 +137,8 @@ def test_fewer_than_asked_for_is_said_with_the_reason(
     assert (facts['chosen'], facts['near_duplicates']) == (1, 4)
     chosen = pq.read_table(tmp_path / 'out' / 'selection.parquet')
     assert chosen.column('stands_for').to_pylist() == [4]
+    assert run(alike, '-n', 3, '--labelled', alike, '-o', tmp_path / 'none') == 2
+    assert '5 are labelled' in capsys.readouterr().err
     assert run(alike, '-n', 3, '--min-distance', 0, '--force', '-o', tmp_path / 'out') == 0
     assert len(indices(tmp_path / 'out')) == 3
     nan = table(tmp_path / 'nan', [row(0, 1.0), row(1, float('nan')), row(2, 2.0)])

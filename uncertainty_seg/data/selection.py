@@ -225,11 +225,11 @@ def select(
     chosen = replace(chosen, rows=np.flatnonzero(~is_held)[chosen.rows])
     if not len(chosen.rows):
         raise ConfigError(f'no frame is left of {chosen.num_candidates}: '
-                          f'{_why_fewer(pool, request, chosen)}', 'at least one',
+                          f'{_why_fewer(pool, request, chosen, num_known)}', 'at least one',
                           'score more dives')
     origins = (SELECTED,) * len(chosen.rows) if control else _origins(
         pool, request, chosen, num_known, selected_keys(paths), remarks)
-    remarks += _remarks(pool, request, chosen)
+    remarks += _remarks(pool, request, chosen, num_known)
     found = SelectionOutcome(table, info, pool, request, _with_control(chosen, drawn, seed),
                              origins + (CONTROL,) * len(drawn), remarks, len(drawn))
     return found if out is None else _write(Path(out), found, paths)
@@ -331,8 +331,11 @@ def _limit(column: str, limit: float | None) -> float:
     return 1.0 if limit is None else limit  # the ratio at which the gate's thresholds are
 
 
-def _why_fewer(pool: Candidates, request: SelectionRequest, chosen: Selection) -> str:
-    why = [f'{chosen.num_duplicates} look like others']
+def _why_fewer(
+    pool: Candidates, request: SelectionRequest, chosen: Selection, num_known: int
+) -> str:
+    why = [f'{num_known} are labelled'] if num_known else []
+    why.append(f'{chosen.num_duplicates} look like others')
     if request.limit is not None:
         known = pool.scores[np.isfinite(pool.scores)]
         why.append(f'the limit of {request.score_name} is {request.limit:.6g} and the largest '
@@ -344,11 +347,14 @@ def _why_fewer(pool: Candidates, request: SelectionRequest, chosen: Selection) -
     return ', '.join(why)
 
 
-def _remarks(pool: Candidates, request: SelectionRequest, chosen: Selection) -> list[str]:
+def _remarks(
+    pool: Candidates, request: SelectionRequest, chosen: Selection, num_known: int
+) -> list[str]:
     said = []
     if len(chosen.rows) < request.count:
+        why = _why_fewer(pool, request, chosen, num_known)
         said.append(f'only {len(chosen.rows)} of the {request.count} requested frames were left '
-                    f'of {chosen.num_candidates}: {_why_fewer(pool, request, chosen)}.')
+                    f'of {chosen.num_candidates}: {why}.')
     if chosen.num_unscored:
         said.append(f'{chosen.num_unscored} of the frames could not be scored: '
                     + ('drawn like the others.' if request.strategy == 'random'
