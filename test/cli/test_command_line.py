@@ -102,6 +102,14 @@ def test_a_setting_that_cannot_be_is_misuse_and_named(
     assert setting.partition('=')[0] in said.err and said.out == ''
 
 
+def test_a_link_to_itself_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'loop').symlink_to('loop')
+    assert command_line.main(['replay', str(tmp_path / 'loop'), str(tmp_path / 'out')]) == 1
+    assert 'loop' in capsys.readouterr().err
+
+
 def test_failure_is_one_sentence_and_exit_code_1() -> None:
     done = call('replay', '/no/such/bag', 'out')
     assert done.returncode == 1

@@ -157,6 +157,8 @@ def _failed(args: argparse.Namespace, err: Exception) -> int:
     if isinstance(err, OSError):
         # Such as a full disk or a folder without permission: the system's text tells which.
         return _refuse(args.verb, _of_system(err))
+    if str(err).startswith('Symlink loop'):  # of Path.resolve, until Python 3.13
+        return _refuse(args.verb, f'{err}.')
     raise err
 
 
