@@ -108,6 +108,15 @@ class HiddenCounting(Counting):
                                              else x)
 
 
+class Scheduled(Counting):
+    """A rate that grows with each run in training mode."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.steps += self.training
+        rate = 0.1 + 0.05 * float(self.steps)
+        return super(Counting, self).forward(nn.functional.dropout2d(x, rate, self.training))
+
+
 class DroppingNorm(nn.BatchNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -258,6 +267,7 @@ BAD = {
     'eval does nothing': (NoEval, "eval.. of the net leaves module 'norm' in training mode"),
     'noise in eval mode': (NoisyEval, "module 'first' draws random numbers .*randn_like"),
     'dropout only where it counts': (HiddenCounting, 'the net itself drops in training mode only'),
+    'a rate that grows': (Scheduled, 'the net itself has a dropout of rate 0.1 '),
     'train fails': (Broken, r'eval.. of the net fails .KeyError: .mode'),
 }
 

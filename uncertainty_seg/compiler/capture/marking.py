@@ -162,7 +162,7 @@ def _marked(
                  'dropout on', problem)
         both = replace(live, drops=(*live.drops, *(d for d in dropped if d not in live.drops)))
         marked = _in_eval_mode(copied(pristine), image, plain, both, problem, set(silenced))
-        if not first.problem:
+        if first.outputs:
             _require_live(marked.drops, both.drops)
     else:
         marked = MarkedNet(twin, live.drops, tuple(plain.outputs), training, False)
@@ -212,8 +212,8 @@ def _require_live(found: Iterable[Drop], live: Iterable[Drop]) -> None:
     if off:
         raise GraphError(
             f'{place(off[0].module)} has a dropout of rate {off[0].p:g} that is off in training '
-            'mode too, in a net that must be kept in eval mode',
-            'dropout that is on in training mode', 'switch it on, or leave it out')
+            'mode, or of another rate, in a net that must be kept in eval mode',
+            'the same rate in training mode', 'switch it on at that rate, or leave it out')
 
 
 def _settled(
