@@ -8,8 +8,6 @@ OUT/round-K/network its bundle. To measure the gain of a strategy, run another f
 strategy=random`.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 import time

@@ -6,8 +6,6 @@ Every verb takes the parameters of the node under their own names, so that the c
 node are always the same.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches

@@ -7,8 +7,6 @@ flag, and shows image, mask and heatmap of each frame side by side. It contains 
 frames and reads photographs from their files; to look at any frame of bags and logs, serve it.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Iterable
 from pathlib import Path

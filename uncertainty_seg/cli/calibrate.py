@@ -15,8 +15,6 @@ Blocks are independent of each other: dives, sites, tracks. Neighbouring frames 
 not, so name the blocks with --blocks unless all images are independent.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ node in another process, and a recorder keeps what the node publishes. Fails if 
 fall or rise as expected. ``--offline`` runs the same pipeline without ROS.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

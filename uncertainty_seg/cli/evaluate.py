@@ -14,8 +14,6 @@ interval. The last row is one pass of the first network. Maps and scores are sel
 and reported on the others. With --report all figures are in FILE.json.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -8,8 +8,6 @@ asked for is imported, and it imports heavy libraries inside functions, so that 
 none of them. The last line on stdout is one JSON object.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 import contextlib

@@ -7,8 +7,6 @@ their images; the same bag, model and seed give the same bytes. An unusable fram
 reported and written as not confident.
 """
 
-from __future__ import annotations
-
 import argparse
 from dataclasses import asdict
 from pathlib import Path

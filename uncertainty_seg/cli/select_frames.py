@@ -15,8 +15,6 @@ one file). The same table, options and seed give the same choice. Strategies:
 A frame that could not be scored counts as most uncertain and comes first (not for random).
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -7,8 +7,6 @@ is unknown) and /ground_truth/event (String). Scenes are a labelled folder: imag
 and splits. The same options give the same bytes.
 """
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 

@@ -8,8 +8,6 @@ OUT.recipe.yaml, the weights OUT.pt, OUT.curves.csv, OUT.facts.json (for the car
 OUT.progress, from which a stopped run continues. Needs torch.
 """
 
-from __future__ import annotations
-
 import argparse
 import logging
 import math
@@ -33,8 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         'real images with many rendered ones')
     parser.add_argument('--out', type=Path, required=True, help='folder of the bundle')
     parser.add_argument('--init', default='', metavar='START',
-                        help="initial weights: a bundle, a file of weights, the encoder's "
-                        'ImageNet weights (file or folder), or none for random weights')
+                        help='initial weights: a bundle, a file of weights, pretrained weights of '
+                        'the encoder (their file, or its folder), or none for random weights')
     parser.add_argument('--set', dest='assignments', action='append', default=[],
                         metavar='KEY=VALUE', help='one key of the recipe; repeatable')
     parser.add_argument('--threads', type=whole_number(1, 256), default=0,
