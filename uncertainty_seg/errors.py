@@ -135,7 +135,7 @@ EXTRAS = {
                      'yaml'), 'runtime'),
     **dict.fromkeys(('matplotlib', 'scipy', 'sklearn'), 'calibrate'),
     **dict.fromkeys(('jinja2', 'pyarrow'), 'score'),
-    'safetensors': 'nets',
+    **dict.fromkeys(('safetensors', 'timm'), 'nets'),
     **dict.fromkeys(('torch', 'torchvision', 'onnxscript'), 'train'),
     'cryptography': 'sign', 'openvino': 'openvino', 'pycocotools': 'labels',
     'ray': 'ray',

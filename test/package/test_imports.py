@@ -48,7 +48,7 @@ LIBRARIES = {
     'data': ({'numpy', 'cv2', 'tqdm'}, {'pyarrow', 'ray', 'scipy', 'jinja2', 'matplotlib'}),
     'sim': ({'numpy', 'cv2', 'tqdm'}, set()),
     'compiler': ({'numpy', 'onnx', 'tqdm'}, {'onnxruntime'}),
-    'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'onnx', 'tqdm'},
+    'training': ({'numpy', 'cv2', 'torch', 'torchvision', 'timm', 'onnx', 'tqdm'},
                  {'onnxruntime', 'safetensors', 'matplotlib', 'ray', 'pyarrow'}),
     'cli': ({'numpy', 'cv2'}, {'ray', 'pyarrow', 'tqdm'}),
     '__main__': (set(), set()),

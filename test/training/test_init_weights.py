@@ -3,6 +3,7 @@
 
 import dataclasses
 from pathlib import Path
+import re
 
 import cv2
 import numpy as np
@@ -42,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PyramidNet
     """Return a bundle trained for a few steps, and its network."""
     folder = tmp_path_factory.mktemp('finished')
     recipe = tiny(epochs=2, name='suim')
-    train_weights(recipe, DATA, folder / 'net.pt', start(), 1)
+    train_weights(recipe, DATA, folder / 'net.pt', (start(),), 1)
     make_bundle(recipe, DATA.train, folder / 'net.pt', folder / 'bundle')
     return folder / 'bundle', load_net(folder / 'net.pt', 3, NO_DROPOUT, 'lite0')
 
@@ -163,6 +164,38 @@ def test_imagenet_weights_are_known_by_their_file_and_refused_if_damaged(
     load_what_fits(mine, taken, ())
     for name, value in net.state_dict().items():
         assert torch.equal(mine.encoder.state_dict()[name], value)
+
+
+def test_the_weights_of_mobile_sam_are_those_of_the_encoder_of_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip('timm')
+    net = encoders.new_encoder('tinyvit')
+    # Its names in MobileSAM, whose stages end with the downsampling to the next one.
+    theirs = {}
+    for name, value in net.state_dict().items():
+        stage, _, rest = name.partition('.')
+        rest = re.sub(r'\bconv\b', 'c', rest)
+        if stage == '0':
+            rest = rest.replace('conv1', 'seq.0').replace('conv2', 'seq.2')
+        of = 'patch_embed' if stage == '0' else \
+            f'layers.{int(stage) - 1 - rest.startswith("down")}'
+        theirs[f'image_encoder.{of}.{rest}'] = value + 1
+    kind = ENCODERS['tinyvit']
+    path = tmp_path / kind.file
+    torch.save({**theirs, 'mask_decoder.x': torch.zeros(1)}, path)
+    digest = encoders.hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(ENCODERS, 'tinyvit', dataclasses.replace(kind, sha256_prefix=digest))
+    taken = read_start(str(path), TrainRecipe(encoder='tinyvit'))
+    assert taken is not None and len(theirs) == len(taken.state) == 292
+    mine = PyramidNet(3, NO_DROPOUT, 'tinyvit')
+    load_what_fits(mine, taken, ())
+    for name, value in net.state_dict().items():
+        assert torch.equal(mine.encoder.state_dict()[name], value + 1)
+    torch.save(mine.state_dict(), tmp_path / 'a.pt')
+    assert read_weights(tmp_path / 'a.pt').encoder == 'tinyvit'
+    assert [tuple(tap.shape[1:]) for tap in mine.eval().features(torch.zeros(1, 3, 96, 160))] == [
+        (64, 24, 40), (128, 12, 20), (320, 6, 10), (320, 3, 5)]
 
 
 def test_without_a_start_nothing_is_guessed() -> None:

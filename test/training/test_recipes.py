@@ -26,7 +26,10 @@ def test_what_is_shipped_can_be_read_and_defaults_are_those_of_own() -> None:
     assert read_recipe(ActiveRecipe, 'active') == ActiveRecipe()
     suim = read_recipe(TrainRecipe, 'suim')
     assert (suim.method, suim.members, suim.num_passes) == ('deep_ensemble', 2, 2)
-    assert (suim.encoder_rate, suim.iou_loss, suim.split) == ((0.1, 0.4), (0.0, 1.0), 'train')
+    ones = suim.of_member(0), suim.of_member(1)
+    assert [(one.encoder, one.iou_loss, one.epochs, one.each) for one in ones] == [
+        ('lite2', 0.0, 36, ()), ('tinyvit', 1.0, 24, ())]
+    assert suim.of_member(3) == suim.of_member(1) and suim.split == 'train'
     pipeline = read_recipe(TrainRecipe, 'pipeline')
     assert (pipeline.size, pipeline.crop, pipeline.num_passes) == ((512, 384), (416, 320), 20)
 
@@ -45,7 +48,7 @@ def test_a_recipe_that_is_written_is_read_back(
 
 def test_a_value_may_be_written_in_short() -> None:
     short = changed(TrainRecipe(), {'size': '96x64', 'iou_loss': 1, 'learning_rate': '1e-3'})
-    assert (short.size, short.iou_loss, short.learning_rate) == ((96, 64), (1.0,), 1e-3)
+    assert (short.size, short.iou_loss, short.learning_rate) == ((96, 64), 1.0, 1e-3)
     assert changed(ActiveRecipe(), {'train.size': [64, 64]}).train.size == (64, 64)
 
 
@@ -54,7 +57,7 @@ def test_a_value_may_be_written_in_short() -> None:
     ({'epochs': 2.5}, '2.5'), ({'epochs': 'many'}, 'many'), ({'epochs': True}, 'true'),
     ({'epochs': 0}, 'epochs 0'), ({'colour': '0.1x'}, '0.1x'), ({'colour': float('nan')}, 'NaN'),
     ({'note': 5}, 'note is 5'), ({'size': [64]}, 'size'), ({'size': '65x64'}, '65'),
-    ({'size': 'axb'}, '"a"'), ({'iou_loss': []}, 'iou_loss'), ({'iou_loss': [-1]}, 'iou_loss'),
+    ({'size': 'axb'}, '"a"'), ({'iou_loss': []}, 'iou_loss'), ({'iou_loss': -1}, 'iou_loss'),
     ({'method': 'mc_dropuot'}, 'mc_dropuot.*mc_dropout'), ({'split': 'test'}, 'test'),
     ({'mix_share': 0}, 'mix_share'), ({'zoom': [2, 1]}, 'zoom'), ({'crop': [33, 32]}, 'crop'),
     ({'members': 3}, 'members 3 .*mc_dropout'),
@@ -62,8 +65,11 @@ def test_a_value_may_be_written_in_short() -> None:
     ({'method': 'single', 'passes': 3}, 'passes 3'),
     ({'method': 'deep_ensemble', 'passes': 8}, 'passes 8'),
     ({'method': 'deep_ensemble', 'members': 1}, 'members 1'),
-    ({'method': 'deep_ensemble', 'members': 2, 'iou_loss': [0, 1, 2]}, 'iou_loss'),
-    ({'encoder_rate': [0.1, 0.4]}, 'encoder_rate'),
+    ({'method': 'deep_ensemble', 'members': 2, 'each': [{}, {}, {}]}, 'each'),
+    ({'each': [{'epochs': 3}]}, 'each'),
+    ({'method': 'deep_ensemble', 'each': [{'epochs': 0}]}, 'epochs 0'),
+    ({'method': 'deep_ensemble', 'each': [{'size': '64x64'}]}, 'size'),
+    ({'method': 'deep_ensemble', 'each': [3]}, 'keys and values'),
     ({'net': 'a:b', 'method': 'error_propagation'}, 'a:b'),
     ({'net': 'a:b', 'dropout': 0.5}, 'a:b'),
     ({'net': 'a:b', 'encoder': 'lite0'}, 'lite0'),

@@ -493,9 +493,9 @@ def states(recipe: TrainRecipe, weights: Path) -> list[dict[str, torch.Tensor]]:
     return [weights_of(file) for file in weights_files(recipe, weights)]
 
 
-def settle(weights: Path) -> None:
+def settle(weights: Path, encoder: str) -> None:
     """Set the norms to the image's statistics, since after two steps most outputs are 0."""
-    net = load_net(weights, 3, NO_DROPOUT, 'lite0')
+    net = load_net(weights, 3, NO_DROPOUT, encoder)
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.momentum = 1.0
@@ -504,29 +504,36 @@ def settle(weights: Path) -> None:
     torch.save(net.state_dict(), weights)
 
 
+@pytest.mark.parametrize('second', ['lite0', 'mobilenet_v2'])
 def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
-    tmp_path: Path
+    tmp_path: Path, second: str
 ) -> None:
-    recipe = tiny(method='deep_ensemble', members=2)
-    train_weights(recipe, DATA, tmp_path / 'net.pt', start(), 1)
+    each = ({}, {'encoder': second, 'epochs': 2})
+    recipe = tiny(method='deep_ensemble', members=2, each=each)
+    train_weights(recipe, DATA, tmp_path / 'net.pt', (start(), start(second)), 1)
     one, two = states(recipe, tmp_path / 'net.pt')
     frozen = tuple(f'encoder.{i}.' for i in range(ENCODERS['lite0'].taps[1] + 1))
-    assert all(torch.equal(one[name], two[name]) for name in one if name.startswith(frozen))
+    if second == 'lite0':
+        assert all(torch.equal(one[name], two[name]) for name in one if name.startswith(frozen))
     assert not torch.equal(one['decoder.classifier.weight'], two['decoder.classifier.weight'])
-    for file in weights_files(recipe, tmp_path / 'net.pt'):
-        settle(file)
+    files = weights_files(recipe, tmp_path / 'net.pt')
+    encoders = dict(zip(files, ('lite0', second), strict=True))
+    for file, encoder in encoders.items():
+        settle(file, encoder)
     card = make_bundle(recipe, DATA.train, tmp_path / 'net.pt', tmp_path / 'bundle')
     assert (card.method, card.members, card.passes) == ('deep_ensemble', 2, 2)
-    assert 'EfficientNet-Lite0' in card.training and '8 labelled images' in card.training
+    assert '8 labelled images' in card.training and all(
+        ENCODERS[name].title in card.training for name in encoders.values())
+    assert all(ENCODERS[name].licence in card.license for name in encoders.values())
     inputs = pass_inputs(card, 2, 0)
     with closing(open_backend('onnxruntime', load_bundle(tmp_path / 'bundle'),
                               Settings(threads=1))) as backend:
         alone_in = [{name: np.asarray(rows)[k:k + 1] for name, rows in inputs.items()}
                     for k in range(2)]
         logits = np.stack([backend.run(IMAGE[0], masks, 1.0).logits for masks in alone_in])
-    for index, file in enumerate(weights_files(recipe, tmp_path / 'net.pt')):
+    for index, (file, encoder) in enumerate(encoders.items()):
         with torch.no_grad():
-            alone = load_net(file, 3, NO_DROPOUT, 'lite0')(normalise(IMAGE)).numpy()
+            alone = load_net(file, 3, NO_DROPOUT, encoder)(normalise(IMAGE)).numpy()
         # A network trained for two steps amplifies the rounding of the graphs' 16-bit weights.
         assert np.abs(logits[index] - alone[0]).mean() < 0.2 * alone.std()
     assert np.abs(logits[0] - logits[1]).mean() > 0.4 * logits.std()
@@ -539,7 +546,8 @@ def test_a_recipe_comes_to_the_settings_that_it_says() -> None:
     suim = read_recipe(TrainRecipe, 'suim')
     one, two = fit_settings_of(suim, 0), fit_settings_of(suim, 1)
     assert (one.epochs, one.small_epochs, one.encoder_rate, one.iou_weight) == (36, 26, 0.1, 0)
-    assert (two.encoder_rate, two.iou_weight) == (0.4, 1) and two.seed == one.seed + 1000
+    assert (two.epochs, two.small_epochs, two.iou_weight) == (24, 17, 1)
+    assert two.seed == one.seed + 1000
     assert one.augmentation.crop == (288, 224)
     pipeline = fit_settings_of(read_recipe(TrainRecipe, 'pipeline'))
     assert (pipeline.epochs, pipeline.small_epochs, pipeline.draw_power) == (16, 11, 0)

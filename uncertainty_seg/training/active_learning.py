@@ -278,7 +278,7 @@ class _Rounds:
         images = TrainingImages(whole, 0 if self.mix is None else len(self.mix.stems),
                                 folders=(self.pool_folder,), mixed_folders=self.mix_folders)
         weights = self.place(number) / 'network.pt'
-        train_weights(recipe, images, weights, self.taken, self.threads)
+        train_weights(recipe, images, weights, (self.taken,), self.threads)
         make_bundle(recipe, whole, weights, self.bundle(number))
 
     def write(self, number: int, picks: Picks, labelled: LabelledFolder) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Initial weights of a training: from a bundle, a file of weights, or ImageNet weights.
+Initial weights of a training: from a bundle, a file of weights, or those of an encoder.
 
 A compiled bundle of the shipped architecture holds its convolutions with the batch norms folded
 in. They are read back in the order in which they run, matched by shape, and the result is compared
@@ -36,10 +36,11 @@ from uncertainty_seg.errors import ConfigError, TrainingError
 from uncertainty_seg.storage.model_bundle import load_bundle
 from uncertainty_seg.training.batches import normalise
 from uncertainty_seg.training.encoders import (
+    CONVOLUTIONAL,
     encoder_kind,
     ENCODERS,
-    imagenet_weights,
     new_encoder,
+    pretrained_weights,
 )
 from uncertainty_seg.training.networks import PyramidNet
 from uncertainty_seg.training.recipes import DEFAULT_ENCODER, NO_DROPOUT, TrainRecipe
@@ -76,7 +77,7 @@ def read_start(text: str, recipe: TrainRecipe) -> Taken | None:
     """
     Read the initial weights; None for those with which the network is built, such as random ones.
 
-    `text` is a bundle, a file of weights, the file with the ImageNet weights of the recipe's
+    `text` is a bundle, a file of weights, the file with the pretrained weights of the recipe's
     encoder or a folder that contains it, or 'none'. Raises ConfigError if nothing is given for the
     included architecture, or a bundle for the user's own network; UncertaintySegError if the
     source cannot be read.
@@ -91,16 +92,17 @@ def read_start(text: str, recipe: TrainRecipe) -> Taken | None:
         path = path / encoder_kind(encoder).file
     if path.is_file():
         known = {kind.file: name for name, kind in ENCODERS.items()}
-        return read_imagenet(known[path.name], path) if path.name in known else read_weights(path)
+        return read_encoder(known[path.name], path) if path.name in known else read_weights(path)
     if recipe.net:
         raise ConfigError(f'the start {text} for a network of your own', 'a file of its weights')
     return read_bundle(load_bundle(text, has_calibration=False))
 
 
-def read_imagenet(encoder: str, path: Path) -> Taken:
-    """Read ImageNet weights of an encoder; raises TrainingError if it is another file."""
-    state = {f'encoder.{name}': value for name, value in imagenet_weights(encoder, path).items()}
-    return Taken(state, encoder, source='ImageNet weights of the encoder')
+def read_encoder(encoder: str, path: Path) -> Taken:
+    """Read pretrained weights of an encoder; raises TrainingError if it is another file."""
+    state = {f'encoder.{name}': value for name, value in pretrained_weights(encoder, path).items()}
+    title = 'ImageNet' if encoder in CONVOLUTIONAL else 'MobileSAM'
+    return Taken(state, encoder, source=f'{title} weights of the encoder')
 
 
 def read_weights(path: Path) -> Taken:
@@ -112,7 +114,9 @@ def read_weights(path: Path) -> Taken:
 def _encoder_of(state: Mapping[str, Tensor]) -> str:
     """Return the encoder whose weights are all present with its shapes, or an empty string."""
     shapes = {name: value.shape for name, value in state.items()}
-    return next((encoder for encoder in ENCODERS if {
+    if 'encoder.0.conv1.conv.weight' in shapes:
+        return 'tinyvit'
+    return next((encoder for encoder in CONVOLUTIONAL if {
         f'encoder.{name}': value.shape for name, value in new_encoder(encoder).state_dict().items()
     }.items() <= shapes.items()), '')
 
@@ -133,7 +137,7 @@ def read_bundle(bundle: ModelBundle) -> Taken:
                             'the bundle that it was converted from', _FIX)
     layers = [*_layers(_first_member(onnx.load(str(bundle.trunk_path)))),
               *_layers(logits_of(onnx.load(str(bundle.passes_path))))]
-    for encoder in ENCODERS:
+    for encoder in CONVOLUTIONAL:
         net = PyramidNet(card.num_classes, NO_DROPOUT, encoder).eval()
         if _fill(net, layers):
             _require_same_logits(net, bundle)
@@ -141,7 +145,7 @@ def read_bundle(bundle: ModelBundle) -> Taken:
                          f'the first member of the bundle {card.name}' if card.members
                          else f'the bundle {card.name}')
     raise TrainingError(f'{card.name!r} is no bundle of the shipped architecture ({len(layers)} '
-                        'layers)', f'a PyramidNet with one of {", ".join(ENCODERS)}', _FIX)
+                        'layers)', f'a PyramidNet with one of {", ".join(CONVOLUTIONAL)}', _FIX)
 
 
 def load_what_fits(net: nn.Module, taken: Taken, class_names: Sequence[str]) -> tuple[int, int]:

@@ -28,6 +28,10 @@ DEFAULT_ENCODER, DEFAULT_PASSES = 'mobilenet_v2', 20
 _WITH_DROPOUT = ('mc_dropout', 'error_propagation')
 _LICENSE = ('Apache-2.0; encoder {licence}; the licence of the training images is not known to '
             'this card')
+# Keys in which the members of an ensemble may differ.
+_OF_MEMBER = frozenset({
+    'encoder', 'frozen_layers', 'epochs', 'batch', 'learning_rate', 'encoder_rate', 'iou_loss',
+    'draw_rare', 'paste_share', 'crop', 'zoom', 'colour', 'small_share', 'small_scale'})
 _ENDINGS = ('.yaml', '.yml')
 _EXPONENT = re.compile(r'\d+(\.\d*)?[eE][-+]?\d+')
 _T = TypeVar('_T')
@@ -64,7 +68,7 @@ class TrainRecipe:
     net: str = key('', 'MODULE:FUNCTION that builds your own torch network; empty: the included '
                    'architecture')
     encoder: str = key('', 'encoder of the included architecture: mobilenet_v2, lite0, lite1 or '
-                       f'lite2; empty: that of the start, or {DEFAULT_ENCODER}')
+                       f'lite2, or tinyvit; empty: that of the start, or {DEFAULT_ENCODER}')
     frozen_layers: int = key(0, 'number of encoder layers that are not trained')
     size: tuple[int, int] = key((320, 256), 'width and height of the input in pixels, multiples '
                                 'of 32 from 64')
@@ -77,10 +81,10 @@ class TrainRecipe:
                         'val, and keep the best epoch; 0: never')
     batch: int = key(8, 'images per step')
     learning_rate: float = key(2e-3, 'peak learning rate of all layers except the encoder')
-    encoder_rate: tuple[float, ...] = key((0.4,), 'share of learning_rate for the encoder; '
-                                          'members of an ensemble take several in turn')
-    iou_loss: tuple[float, ...] = key((0.0,), 'weight of the Lovasz-Softmax loss of each image; '
-                                      'members of an ensemble take several in turn')
+    encoder_rate: float = key(0.4, 'share of learning_rate for the encoder')
+    iou_loss: float = key(0.0, 'weight of the Lovasz-Softmax loss of each image')
+    each: tuple[dict[str, object], ...] = key((), 'keys and values by which the members of an '
+                                              'ensemble differ, a mapping for each in turn')
     seed: int = key(0, 'random seed of the training')
     split: str = key('train', 'images to train on: train, or all for train and val')
     mix_share: float = key(0.5, 'share of each batch that comes from the folders mixed in')
@@ -106,11 +110,9 @@ class TrainRecipe:
         _require_one_of('split', self.split, tuple(SPLITS))
         for name in ('epochs', 'batch', 'learning_rate'):
             _require(name, getattr(self, name), getattr(self, name) > 0, 'above 0')
-        for name in ('frozen_layers', 'passes', 'patience', 'seed', 'draw_rare',
-                     'colour'):
+        for name in ('frozen_layers', 'passes', 'patience', 'seed', 'draw_rare', 'colour',
+                     'encoder_rate', 'iou_loss'):
             _require(name, getattr(self, name), getattr(self, name) >= 0, '0 or above')
-        for name in ('encoder_rate', 'iou_loss'):
-            _require(name, getattr(self, name), min(getattr(self, name)) >= 0, '0 or above')
         for name in ('mix_share', 'small_scale'):
             _require(name, getattr(self, name), 0 < getattr(self, name) <= 1, 'above 0, up to 1')
         _require('dropout', self.dropout, 0 <= self.dropout < 1, '0 or above, below 1')
@@ -128,6 +130,11 @@ class TrainRecipe:
     def is_ensemble(self) -> bool:
         """Whether several networks are trained."""
         return self.method == 'deep_ensemble'
+
+    def of_member(self, member: int) -> TrainRecipe:
+        """Return the recipe of one network, with its keys of `each`."""
+        one = replace(self, each=())
+        return changed(one, self.each[member % len(self.each)]) if self.each else one
 
     @property
     def num_passes(self) -> int:
@@ -148,10 +155,12 @@ class TrainRecipe:
             if self.method not in methods and getattr(self, name) != getattr(TrainRecipe, name):
                 raise ConfigError(f'{name} {getattr(self, name)} with the method {self.method}',
                                   f'one of {", ".join(methods)}', f'leave {name} out')
-        most = self.members if self.is_ensemble else 1
-        for name in ('encoder_rate', 'iou_loss'):
-            _require(name, getattr(self, name), len(getattr(self, name)) <= most,
-                     f'at most {most}, one a network')
+        _require('each', self.each, len(self.each) <= (self.members if self.is_ensemble else 0),
+                 'at most one mapping for each member of an ensemble')
+        for member, keys in enumerate(self.each):
+            _require('a mapping of each', keys, set(keys) <= _OF_MEMBER,
+                     f'some of {", ".join(sorted(_OF_MEMBER))}')
+            self.of_member(member)
         if self.is_ensemble:
             _require('members', self.members, self.members >= 2, 'two or more')
         if self.net and (self.method not in ('mc_dropout', 'single') or self.dropout
@@ -281,7 +290,8 @@ def _as(kind: Any, value: object, name: str) -> Any:
         if isinstance(value, str):
             value = [int(side) if side.isdecimal() else side for side in value.split('x')]
         parts = value if isinstance(value, (list, tuple)) else [value]
-        if not parts or (more is not Ellipsis and len(parts) != 2):
+        is_short = not parts and get_origin(one) is not dict
+        if is_short or (more is not Ellipsis and len(parts) != 2):
             raise ConfigError(f'{name} is {_text(value)}', 'two numbers, as [320, 256]')
         return tuple(_as(one, part, name) for part in parts)
     if kind is str and value is None:  # the file has the key without a value
@@ -291,9 +301,10 @@ def _as(kind: Any, value: object, name: str) -> Any:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if kind is float and is_number and math.isfinite(value):  # type: ignore[arg-type]
         return float(value)  # type: ignore[arg-type]
+    kind = get_origin(kind) or kind
     if isinstance(value, kind) and (kind is not int or is_number) and kind is not float:
         return value
-    words = {int: 'a whole number', float: 'a number', str: 'a string'}
+    words = {int: 'a whole number', float: 'a number', str: 'a string', dict: 'keys and values'}
     raise ConfigError(f'{name} is {_text(value)}', words[kind])
 
 

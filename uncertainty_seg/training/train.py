@@ -50,7 +50,7 @@ from uncertainty_seg.storage.labelled_folder import (
 from uncertainty_seg.storage.model_bundle import require_place, write_bundle
 from uncertainty_seg.storage.whole_files import whole_file
 from uncertainty_seg.training.batches import Augmentation, IMAGENET_MEAN, IMAGENET_STD, Mix
-from uncertainty_seg.training.encoders import encoder_kind
+from uncertainty_seg.training.encoders import encoder_kind, EncoderKind
 from uncertainty_seg.training.fit import (
     best_epoch,
     class_weights,
@@ -159,11 +159,12 @@ def train(
     recipe = recipe_of(TrainRecipe, recipe, changes)
     require_place(out)
     weights = out.with_name(f'{out.name}.pt')
-    taken = None if compile_only else read_start(init, recipe)
+    members = range(max(len(recipe.each), 1))
+    taken = () if compile_only else tuple(read_start(init, recipe.of_member(i)) for i in members)
     recipe = replace(recipe, name=recipe.name or out.name)
     if not recipe.net and not recipe.encoder:
-        recipe = replace(recipe, encoder=taken.encoder if taken and taken.encoder
-                         else DEFAULT_ENCODER)
+        recipe = replace(recipe, encoder=taken[0].encoder if taken and taken[0]
+                         and taken[0].encoder else DEFAULT_ENCODER)
     images = read_images(recipe, as_paths(data), as_paths(mix))
     if not compile_only:
         weights.parent.mkdir(parents=True, exist_ok=True)
@@ -255,12 +256,12 @@ def _train_dropout_of(recipe: TrainRecipe) -> DropoutPlan:
 
 def fit_settings_of(recipe: TrainRecipe, member: int = 0) -> FitSettings:
     """Return the settings of a training, for an ensemble those of a member."""
+    recipe = recipe.of_member(member)
     crop = recipe.crop if all(recipe.crop) else tuple(
         max(64, round(side * _CROP_SHARE / 32) * 32) for side in recipe.size)
     return FitSettings(
         epochs=recipe.epochs, batch=recipe.batch, learning_rate=recipe.learning_rate,
-        encoder_rate=recipe.encoder_rate[member % len(recipe.encoder_rate)],
-        iou_weight=recipe.iou_loss[member % len(recipe.iou_loss)], draw_power=recipe.draw_rare,
+        encoder_rate=recipe.encoder_rate, iou_weight=recipe.iou_loss, draw_power=recipe.draw_rare,
         seed=_FIRST_SEED + recipe.seed + _MEMBER_STEP * member,
         augmentation=Augmentation(crop=(crop[0], crop[1]), scale=(recipe.zoom[0], recipe.zoom[1]),
                                   colour=recipe.colour, paste_share=recipe.paste_share),
@@ -276,7 +277,13 @@ def weights_files(recipe: TrainRecipe, weights: Path) -> list[Path]:
 
 
 def _title(recipe: TrainRecipe) -> str:
-    return recipe.net or encoder_kind(recipe.encoder or DEFAULT_ENCODER).title
+    return recipe.net or ' and '.join(dict.fromkeys(kind.title for kind in _encoders(recipe)))
+
+
+def _encoders(recipe: TrainRecipe) -> list[EncoderKind]:
+    """Return the encoders of the members, or of the only network."""
+    return [encoder_kind(recipe.of_member(member).encoder or DEFAULT_ENCODER)
+            for member in range(max(len(recipe.each), 1))]
 
 
 def builder_of(recipe: TrainRecipe) -> Callable[[], nn.Module] | None:
@@ -293,16 +300,17 @@ def builder_of(recipe: TrainRecipe) -> Callable[[], nn.Module] | None:
 
 
 def train_weights(
-    recipe: TrainRecipe, images: TrainingImages, weights: Path, taken: Taken | None = None,
-    threads: int = 0, on_rows: Callable[[Path, list[Row]], None] | None = None,
+    recipe: TrainRecipe, images: TrainingImages, weights: Path,
+    taken: Sequence[Taken | None] = (), threads: int = 0,
+    on_rows: Callable[[Path, list[Row]], None] | None = None,
 ) -> None:
     """
     Train a recipe's networks and save their weights during the run.
 
     `weights_files` gives the files. A stopped run continues after its last stored epoch, and
     finished networks are not trained again: progress and facts are stored next to the weights.
-    `taken` are the initial weights, `threads` is as in `train`; `on_rows` is called after each
-    epoch with the weights file and the rows of its run.
+    `taken` are the initial weights, which members take in turn, `threads` is as in `train`;
+    `on_rows` is called after each epoch with the weights file and the rows of its run.
 
     Raises TrainingError if weights are missing or belong to another network, or the loss is not
     finite.
@@ -310,8 +318,9 @@ def train_weights(
     tame_malloc()
     torch.set_num_threads(threads or free_threads())
     for member, file in enumerate(weights_files(recipe, weights)):
-        _Training(recipe, images, file, fit_settings_of(recipe, member), threads).run(
-            taken, on_rows)
+        one = recipe.of_member(member)
+        _Training(one, images, file, fit_settings_of(recipe, member), threads).run(
+            taken[member % len(taken)] if taken else None, on_rows)
 
 
 def free_threads() -> int:
@@ -484,8 +493,10 @@ def make_bundle(
 
     files, spec = weights_files(recipe, weights), input_of(recipe)
     graphs = _compiled(recipe, [
-        export_marked(_finished_net(recipe, data.num_classes, file), spec) for file in files])
-    licence = '' if recipe.net else encoder_kind(recipe.encoder or DEFAULT_ENCODER).licence
+        export_marked(_finished_net(recipe.of_member(member), data.num_classes, file), spec)
+        for member, file in enumerate(files)])
+    licence = '' if recipe.net else ', '.join(
+        dict.fromkeys(kind.licence for kind in _encoders(recipe)))
     card = ModelCard(
         schema=SCHEMA_VERSION, name=recipe.name or folder.name, method=recipe.method,
         class_names=data.class_names, palette=data.palette, ignore_index=data.ignore_index,

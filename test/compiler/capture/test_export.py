@@ -13,8 +13,8 @@ from uncertainty_seg.errors import GraphError, TrainingError  # noqa: E402
 from uncertainty_seg.training.batches import IMAGENET_MEAN, IMAGENET_STD  # noqa: E402
 from uncertainty_seg.training.encoders import (  # noqa: E402
     ENCODERS,
-    imagenet_weights,
     new_encoder,
+    pretrained_weights,
 )
 from uncertainty_seg.training.networks import PyramidNet  # noqa: E402
 from uncertainty_seg.training.recipes import DropoutPlan  # noqa: E402
@@ -40,7 +40,7 @@ def test_an_encoder_that_does_not_exist_is_refused_with_those_that_do() -> None:
 @pytest.mark.parametrize('name', ENCODERS)
 def test_foreign_or_missing_encoder_weights_are_refused(tmp_path, name: str) -> None:
     with pytest.raises(TrainingError, match='none.pth'):
-        imagenet_weights(name, tmp_path / 'none.pth')
+        pretrained_weights(name, tmp_path / 'none.pth')
     (tmp_path / 'other.pth').write_bytes(b'not weights')
     with pytest.raises(TrainingError, match='sha256'):
-        imagenet_weights(name, tmp_path / 'other.pth')
+        pretrained_weights(name, tmp_path / 'other.pth')

@@ -148,7 +148,7 @@ SCORES = (
         'fitted on training frames',
         'unusual combinations of scores that are usual by themselves',
         'whether a rare frame is bad: an exceptionally clear image is rare, too',
-        'guards the gate of `pipeline`'),
+        'guards the gates of `pipeline` and `suim`'),
 )
 # For each map, the endings of the names of its scores.
 _KINDS: dict[str, tuple[str, ...]] = {
