@@ -198,6 +198,12 @@ def test_the_weights_of_mobile_sam_are_those_of_the_encoder_of_attention(
         (64, 24, 40), (128, 12, 20), (320, 6, 10), (320, 3, 5)]
 
 
+def test_of_a_folder_of_other_weights_the_missing_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / ENCODERS['lite2'].file).write_bytes(b'')
+    with pytest.raises(TrainingError, match=ENCODERS['lite0'].file):
+        read_start(str(tmp_path), TrainRecipe(encoder='lite0'))
+
+
 def test_without_a_start_nothing_is_guessed() -> None:
     with pytest.raises(ConfigError, match='start'):
         read_start('', TrainRecipe())

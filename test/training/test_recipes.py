@@ -84,7 +84,9 @@ def test_what_cannot_be_is_refused_with_its_name_and_value(
 @pytest.mark.parametrize('changes, words', [
     ({'strategy': 'mi'}, 'mi'), ({'labels': [0.5, 0.1]}, 'labels'), ({'labels': [0]}, 'labels'),
     ({'labels': [0.1, 40]}, 'labels'), ({'steps': 0}, 'steps'),
-    ({'train.epoch': 1}, 'epoch'), ({'epochs': 1}, 'epochs'), ({'train': 5}, '5')])
+    ({'train.epoch': 1}, 'epoch'), ({'epochs': 1}, 'epochs'), ({'train': 5}, '5'),
+    ({'train': {'method': 'deep_ensemble', 'each': [{'epochs': 3}]}}, 'each .*3'),
+    ({'train': {'method': 'deep_ensemble', 'each': [{'encoder': 'lite2'}]}}, 'each .*lite2')])
 def test_rounds_that_cannot_be_are_refused(changes: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         changed(ActiveRecipe(), changes)

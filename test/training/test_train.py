@@ -522,6 +522,7 @@ def test_members_of_an_ensemble_share_what_is_frozen_and_are_the_passes(
         settle(file, encoder)
     card = make_bundle(recipe, DATA.train, tmp_path / 'net.pt', tmp_path / 'bundle')
     assert (card.method, card.members, card.passes) == ('deep_ensemble', 2, 2)
+    assert ('2 epochs' in card.training) is (recipe.of_member(0).epochs != 2)
     assert '8 labelled images' in card.training and all(
         ENCODERS[name].title in card.training for name in encoders.values())
     assert all(ENCODERS[name].licence in card.license for name in encoders.values())

@@ -57,8 +57,7 @@ class CarriedOver:
     Thresholds that were carried over, and the measured differences.
 
     `margins` holds by alpha how far the threshold of each score was lowered, `accepted` the shares
-    of the images that bundle and variant accept, `labels_differ` the mean share of pixels with
-    another class.
+    of the images that bundle and variant accept, `labels_differ` the mean share of other labels.
     """
 
     calibration: Calibration

@@ -270,8 +270,7 @@ def measure_cost(
     """
     Time network and maps of a contender and of the baseline alternately on the same images.
 
-    Returns the median ratio of the times, and a sentence with the medians. Raises as opening the
-    bundles does.
+    Returns the median ratio of the times, and a sentence with the medians; raises as opening does.
     """
     with baseline.opened(settings) as first, contender.opened(settings) as second:
         for image in images[:2]:

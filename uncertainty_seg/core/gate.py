@@ -232,8 +232,7 @@ class Gate:
         Judge one frame; never confident if a gated score is missing, not finite or below 0.
 
         `now_s` is the time of the frame, for `hold_s`. If it is before the last one or not finite,
-        the hold starts again with the next frame, so that a late frame never makes the flag true
-        earlier.
+        the hold starts again with the next frame: no late frame makes the flag true earlier.
         """
         values = {name: scores.get(name, math.nan) for name in self._thresholds}
         broken = [name for name, value in values.items() if not math.isfinite(value)]

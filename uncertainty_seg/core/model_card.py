@@ -177,8 +177,7 @@ class ModelCard:
     mask_draw: str = 'independent'
     # Modules of the network whose other random numbers are disabled in every pass; see `compile`.
     silenced: tuple[str, ...] = ()
-    # `image_digest` of every image that was used to train it or to choose its epoch, sorted; empty
-    # if unknown.
+    # `image_digest` of every image that trained it or chose its epoch, sorted; empty if unknown.
     seen_images: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -351,8 +350,7 @@ def card_from_json(text: str | bytes) -> ModelCard:
     """
     Parse and check a card that `card_to_json` wrote.
 
-    Raises ModelBundleError if the text is not JSON, lacks a key, or has an unknown key or another
-    schema.
+    Raises ModelBundleError if the text is not JSON, lacks a key, or has an unknown key or schema.
     """
     try:
         raw = load_object(text)

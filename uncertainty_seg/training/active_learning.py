@@ -4,8 +4,7 @@ Measure a selection strategy: repeatedly choose frames of a labelled pool, train
 
 The masks of the pool replace the human labeller of the other verbs' loop. A round consists of an
 ordinary training and bundle: the bundle of one round scores the pool for the next, by the
-strategies of `data.strategies`. Finished steps are stored, so that the same call continues a
-stopped run.
+strategies of `data.strategies`. Finished steps are stored; the same call continues a stopped run.
 """
 
 from __future__ import annotations
@@ -112,8 +111,7 @@ def active_learn(
     Raises
     ------
     UncertaintySegError
-        If the folder holds rounds of another recipe or other images, labels do not fit, or a
-        training fails.
+        If the folder holds rounds of another recipe or images, labels misfit, or a training fails.
 
     """
     out, recipe = Path(out), recipe_of(ActiveRecipe, recipe, changes)

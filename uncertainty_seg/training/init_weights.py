@@ -4,9 +4,8 @@ Initial weights of a training: from a bundle, a file of weights, or those of an 
 
 A compiled bundle of the shipped architecture holds its convolutions with the batch norms folded
 in. They are read back in the order in which they run, matched by shape, and the result is compared
-with the bundle; if the logits differ, TrainingError is raised. The batch norms are restored so
-that the network computes the same function in training mode too: their statistics are measured on
-images.
+with the bundle; if the logits differ, TrainingError is raised. The statistics of batch
+norms are measured on images, so that the network computes the same function in training mode too.
 """
 
 from __future__ import annotations
@@ -84,14 +83,14 @@ def read_start(text: str, recipe: TrainRecipe) -> Taken | None:
     """
     path, encoder = Path(text), recipe.encoder or DEFAULT_ENCODER
     if not text and not recipe.net:
-        raise ConfigError('nothing to start from', 'a bundle, a file of weights, ImageNet '
+        raise ConfigError('nothing to start from', 'a bundle, a file of weights, pretrained '
                           'weights, or none for random ones', 'start from suim')
     if text in ('', 'none'):
         return None
-    if (path / encoder_kind(encoder).file).is_file():
-        path = path / encoder_kind(encoder).file
+    known = {kind.file: name for name, kind in ENCODERS.items()}
+    if any((path / file).is_file() for file in known):
+        return read_encoder(encoder, path / encoder_kind(encoder).file)
     if path.is_file():
-        known = {kind.file: name for name, kind in ENCODERS.items()}
         return read_encoder(known[path.name], path) if path.name in known else read_weights(path)
     if recipe.net:
         raise ConfigError(f'the start {text} for a network of your own', 'a file of its weights')
@@ -144,8 +143,8 @@ def read_bundle(bundle: ModelBundle) -> Taken:
             return Taken(net.state_dict(), encoder, True, card.class_names,
                          f'the first member of the bundle {card.name}' if card.members
                          else f'the bundle {card.name}')
-    raise TrainingError(f'{card.name!r} is no bundle of the shipped architecture ({len(layers)} '
-                        'layers)', f'a PyramidNet with one of {", ".join(CONVOLUTIONAL)}', _FIX)
+    raise TrainingError(f'the weights of {card.name!r} cannot be read back ({len(layers)} layers)',
+                        f'a PyramidNet with one of {", ".join(CONVOLUTIONAL)}', _FIX)
 
 
 def load_what_fits(net: nn.Module, taken: Taken, class_names: Sequence[str]) -> tuple[int, int]:

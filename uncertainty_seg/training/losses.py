@@ -3,8 +3,7 @@
 An addition to the cross-entropy for masks that are judged by their IoU.
 
 Cross-entropy counts pixels, so missing a class of few pixels costs almost nothing. In the mean IoU
-that class counts as much as any other; the Lovasz-Softmax loss is a differentiable form of the
-mean IoU.
+that class counts as much as any other; the Lovasz-Softmax loss is a differentiable form of it.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ def iou_loss(logits: Tensor, labels: Tensor, ignore_index: int) -> Tensor:
     int64 (N, H, W), are sampled at the centres of the logits' pixels. The loss is the mean over
     images and the classes present in each, 0..1; NaN if a logit is NaN. For probabilities of 0 and
     1 it is 1 - IoU up to rounding. Images without a labelled pixel are left out; if no image is
-    left, it is 0. After Berman, Triki and Blaschko, 2018, arXiv:1705.08790, equation 9, image by
-    image.
+    left, it is 0. After Berman, Triki and Blaschko, 2018, arXiv:1705.08790, equation 9, by image.
     """
     size = (logits.shape[2], logits.shape[3])
     seen = F.interpolate(labels[:, None].double(), size=size, mode='nearest-exact')[:, 0].long()

@@ -201,6 +201,9 @@ class ActiveRecipe:
                  'all of them shares up to 1, or all counts above 1')
         _require('steps', self.steps, self.steps > 0, 'above 0')
         _require('seed', self.seed, self.seed >= 0, '0 or above')
+        for keys in self.train.each:
+            _require('a mapping of train.each', keys, not {'encoder', 'epochs'} & set(keys),
+                     'neither encoder nor epochs, since start and steps are the same for all')
 
 
 # -------------------------------------------------------------------------------------------------

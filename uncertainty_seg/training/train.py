@@ -312,8 +312,7 @@ def train_weights(
     `taken` are the initial weights, which members take in turn, `threads` is as in `train`;
     `on_rows` is called after each epoch with the weights file and the rows of its run.
 
-    Raises TrainingError if weights are missing or belong to another network, or the loss is not
-    finite.
+    Raises TrainingError if weights are missing or of another network, or the loss is not finite.
     """
     tame_malloc()
     torch.set_num_threads(threads or free_threads())
@@ -419,6 +418,9 @@ class _Training:
                              'not weighted by class, since the weights could not be undone',
                              recipe.net)
         if taken is not None:
+            if recipe.encoder and taken.encoder not in ('', recipe.encoder):
+                _log.warning('%s has the encoder %s: what does not fit this one, %s, begins with '
+                             'random weights', taken.source, taken.encoder, recipe.encoder)
             load_what_fits(net, taken, data.class_names)
             if taken.has_folded_norms:
                 measure_norms(net, data.images, recipe.size)
@@ -502,7 +504,7 @@ def make_bundle(
         class_names=data.class_names, palette=data.palette, ignore_index=data.ignore_index,
         input=spec, dropout_sites=graphs.sites, passes=recipe.num_passes, opset=OPSET,
         logits_shape=graphs.logits_shape, upsampling=graphs.upsampling,
-        training=_training_text(recipe, files[0]),
+        training=_training_text(recipe, files),
         license=recipe.license.replace('{licence}', licence or 'of your own'),
         not_good_for=recipe.not_good_for, metrics={}, sha256={},
         members=recipe.members if recipe.is_ensemble else 0, feature_shape=graphs.feature_shape,
@@ -538,8 +540,13 @@ def _seen_by(weights: Sequence[Path]) -> tuple[str, ...]:
     return tuple(sorted({digest for one in facts if one is not None for digest in one.seen}))
 
 
-def _training_text(recipe: TrainRecipe, weights: Path) -> str:
-    facts, network = read_facts(weights), _title(recipe)
-    text = f'{network}; what its weights {weights.name} were trained on is not known.' \
-        if facts is None else facts.sentence(network)
+def _training_text(recipe: TrainRecipe, files: Sequence[Path]) -> str:
+    facts, network = read_facts(files[0]), _title(recipe)
+    if facts is None:
+        text = f'{network}; what its weights {files[0].name} were trained on is not known.'
+    else:
+        text = facts.sentence(network)
+        for number, other in enumerate(map(read_facts, files), 1):
+            if other and (other.epochs, other.start) != (facts.epochs, facts.start):
+                text += f' Network {number}: {other.epochs} epochs, from {other.start}.'
     return f'{text} {recipe.members} nets.' if recipe.is_ensemble else text
