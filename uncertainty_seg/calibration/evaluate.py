@@ -64,8 +64,7 @@ class FlagFigures:
     `verdict` states whether the promise, if there is one for these frames, is kept on them.
     `order` (n,) is the gate's order of the frames. Shares weight all blocks equally, as the
     promise does. `bad_if_accepted` counts blocks if there is a file of blocks; on images that the
-    thresholds were fitted on, its bound is corrected for all thresholds that could have been
-    chosen.
+    thresholds were fitted on, its bound is corrected for all possible thresholds.
     """
 
     limits: Mapping[str, float]

@@ -163,8 +163,9 @@ def train(
     taken = () if compile_only else tuple(read_start(init, recipe.of_member(i)) for i in members)
     recipe = replace(recipe, name=recipe.name or out.name)
     if not recipe.net and not recipe.encoder:
-        recipe = replace(recipe, encoder=taken[0].encoder if taken and taken[0]
-                         and taken[0].encoder else DEFAULT_ENCODER)
+        plain = [one.encoder for i, one in zip(members, taken, strict=False)
+                 if one and one.encoder and not recipe.of_member(i).encoder]
+        recipe = replace(recipe, encoder=(*plain, DEFAULT_ENCODER)[0])
     images = read_images(recipe, as_paths(data), as_paths(mix))
     if not compile_only:
         weights.parent.mkdir(parents=True, exist_ok=True)
