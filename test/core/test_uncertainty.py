@@ -164,6 +164,13 @@ def test_unknown_is_the_energy_whose_odds_are_multiplied_by_the_strangeness() ->
     assert np.isfinite(sure.unknown).all()
 
 
+@pytest.mark.parametrize('value', [np.inf, -np.inf, np.nan])
+def test_where_a_logit_is_not_finite_there_is_no_energy(value: float) -> None:
+    maps = grid_maps(sums_of_logits(np.zeros((2, 3, 2, 2))))
+    maps.logits[1, 0, 0] = value
+    np.testing.assert_array_equal(np.isnan(maps.energy), [[True, False], [False, False]])
+
+
 @pytest.mark.parametrize('upsampling', ['half_pixel', 'align_corners'])
 def test_the_image_s_maps_of_one_pass_are_those_of_its_upsampled_logits(upsampling: str) -> None:
     z = np.random.default_rng(4).normal(0, 5, (1, 4, 5, 7))
