@@ -24,8 +24,8 @@ import numpy as np
 import pytest
 
 from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.image_damage import STATISTICS
 from uncertainty_seg.core.model_card import DropoutSite, InputSpec, ModelCard, SCHEMA_VERSION
-from uncertainty_seg.core.scores.image import STATISTICS
 from uncertainty_seg.storage.model_bundle import (
     load_bundle,
     model_digest,
@@ -200,9 +200,8 @@ def make_tiny_bundle(folder: Path, calibrated: bool = True, words: str = '') -> 
     files = tiny_files(trunk, tiny_head())
     card = write_bundle(folder, tiny_card(), files)
     if calibrated:
-        limits = {'entropy.mean': 0.72, 'entropy.top': 0.9, 'entropy.worst_window': 0.9,
-                  'mutual_information.mean': 0.6, 'mutual_information.top': 0.8,
-                  'mutual_information.worst_window': 0.8}
+        limits = {'entropy.mean': 0.72, 'entropy.top': 0.9,
+                  'mutual_information.mean': 0.6, 'mutual_information.top': 0.8}
         write_calibration(load_bundle(str(folder)), Calibration(
             TINY_PASSES, 0, 'fixed', 'fp32', 1.0, limits, ('entropy.mean',), 0.95, 10, 10,
             model_digest(card), 'none',

@@ -133,7 +133,7 @@ def require_known(what: str, words: Iterable[object], known: Collection[str]) ->
 EXTRAS = {
     **dict.fromkeys(('cv2', 'mcap', 'numpy', 'onnx', 'onnxruntime', 'rosbags', 'tqdm',
                      'yaml'), 'runtime'),
-    **dict.fromkeys(('matplotlib', 'scipy', 'sklearn'), 'calibrate'),
+    **dict.fromkeys(('matplotlib', 'scipy'), 'calibrate'),
     **dict.fromkeys(('jinja2', 'pyarrow'), 'score'),
     **dict.fromkeys(('safetensors', 'timm'), 'nets'),
     **dict.fromkeys(('torch', 'torchvision', 'onnxscript'), 'train'),

@@ -29,7 +29,6 @@ from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
 from uncertainty_seg.calibration.api import compare, evaluate
-from uncertainty_seg.calibration.gate_choice import is_order
 from uncertainty_seg.calibration.stats.conformal import upper_bound
 from uncertainty_seg.calibration.stats.promise_verdict import KEPT, SEEN, TOO_FEW
 from uncertainty_seg.core.settings import settings_from_dict
@@ -37,7 +36,7 @@ from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle, write_calibration
 from uncertainty_seg.storage.signatures import public_line, read_private_key
 
-pytest.importorskip('sklearn', reason='scikit-learn fits the density')
+pytest.importorskip('scipy', reason='scipy computes the bounds')
 pytest.importorskip('matplotlib', reason='matplotlib draws the report')
 
 
@@ -80,30 +79,6 @@ def test_the_promise_is_kept_on_frames_that_nothing_has_seen(
         assert bad <= promise['alpha'] + 0.005 and 0.4 < accepted < promise['accepted'] + 0.05
     strict, loose = values['promises']
     assert all(strict['limits'][n] <= loose['limits'][n] for n in strict['limits'])
-
-
-@pytest.mark.release
-def test_a_guard_is_taken_that_refuses_foreign_frames_and_no_other(
-    folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rng = np.random.default_rng(4)
-    (tmp_path / 'flat').mkdir()
-    for index in range(40):
-        # One clear colour: the network is certain, but no training frame is similar.
-        flat = np.full((48, 64, 3), COLORS_BGR[index % 3]) + rng.normal(0, 1.5, (48, 64, 3))
-        cv2.imwrite(str(tmp_path / 'flat' / f'{index}.png'), flat.clip(0, 255).astype(np.uint8))
-    # A seed without a guard by chance, which one or two of four seeds get.
-    write_folder(tmp_path / 'like', 150, 5)
-    guards = {}
-    for name in ('flat', 'like'):
-        bundle = make_tiny_bundle(tmp_path / f'{name} bundle', calibrated=False)
-        found = calibrate_on(bundle, folders, '--ood', tmp_path / name)
-        guards[name] = [score for score in found['gate_scores'] if not is_order(score)]
-        assert all(p['bound'] <= p['alpha'] for p in found['promises'])
-    assert guards['flat'] and not guards['like']
-    _, seen, _ = call_json('evaluate', tmp_path / 'flat bundle', folders / 'fresh', '--ood',
-                           tmp_path / 'flat')
-    assert seen['gate']['foreign_accepted'] == 0 and ' 40 of the 40 ' in caplog.text
 
 
 def test_the_temperature_is_that_of_val_and_of_no_other_split(
@@ -154,8 +129,7 @@ def test_the_node_judges_by_the_thresholds_that_were_written(
 ) -> None:
     bundle, values, _ = calibrated
     loaded = load_bundle(str(bundle))
-    assert loaded.calibration is not None and loaded.calibration.family is not None
-    assert loaded.calibration.density is not None
+    assert loaded.calibration is not None
     for alpha, promise in zip((0.0, 0.1), values['promises'], strict=True):
         pipeline = open_pipeline(loaded, settings_from_dict({**BASE, 'gate.alpha': alpha}))
         assert pipeline.thresholds == promise['limits']

@@ -27,7 +27,7 @@ from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import BackendUnavailableError, CalibrationError, ConfigError
 from uncertainty_seg.storage.model_bundle import load_bundle, write_bundle
 
-pytest.importorskip('sklearn', reason='scikit-learn fits the density')
+pytest.importorskip('scipy', reason='scipy computes the bounds')
 # Of 40 frames.
 SAME = np.zeros(40, np.bool_)
 

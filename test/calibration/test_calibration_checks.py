@@ -24,7 +24,6 @@ from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.model_bundle import load_bundle
 
 pytest.importorskip('scipy')
-pytest.importorskip('sklearn')
 pytest.importorskip('matplotlib')
 RUN = [*NODE, '--bad', RULE]
 
@@ -101,7 +100,7 @@ def test_an_option_that_would_not_be_used_is_refused_and_not_passed_over(
 
 
 @pytest.mark.parametrize(('verb', 'library'), [
-    *(('calibrate', name) for name in ('sklearn', 'scipy', 'matplotlib', 'jinja2')),
+    *(('calibrate', name) for name in ('scipy', 'matplotlib', 'jinja2')),
     *(('evaluate', name) for name in ('scipy', 'matplotlib', 'jinja2')),
 ])
 @pytest.mark.usefixtures('no_run')

@@ -17,7 +17,7 @@ from uncertainty_seg.cli.main import main
 from uncertainty_seg.storage.labelled_folder import load_folder
 from uncertainty_seg.storage.review_record import FrameReview, write_review
 
-pytest.importorskip('sklearn', reason='scikit-learn fits the density')
+pytest.importorskip('scipy', reason='scipy computes the bounds')
 
 
 def record(folder: Path, origins: Mapping[str, str], unseen: tuple[str, ...] = ()) -> None:

@@ -60,7 +60,7 @@ def test_every_verb_has_a_description_and_options_and_runs() -> None:
             import_module(f'uncertainty_seg.cli.{name}').__doc__ or '').strip()
 
 
-@pytest.mark.parametrize(('package', 'extra'), [('sklearn', 'calibrate'), ('cv2', 'runtime'),
+@pytest.mark.parametrize(('package', 'extra'), [('scipy', 'calibrate'), ('cv2', 'runtime'),
                                                 ('pycocotools.mask', 'labels')])
 def test_a_missing_package_names_the_command_that_installs_it(
     package: str, extra: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],

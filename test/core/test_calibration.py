@@ -17,7 +17,6 @@ from uncertainty_seg.core.calibration import (
     image_digest,
     Promise,
 )
-from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.errors import CalibrationError
 
 GOOD = Calibration(20, 0, 'fixed', 'fp32', 0.9, {'entropy.mean': 0.2},
@@ -40,16 +39,20 @@ def test_a_calibration_makes_the_round_trip() -> None:
 
 def test_a_calibration_of_an_older_release_is_to_be_made_again() -> None:
     facts = json.loads(calibration_to_json(GOOD))
-    assert facts.pop('schema') == 4
+    assert facts.pop('schema') == 5
     for old in (facts, {**facts, 'pass_steps': None, 'num_folds': 3}, {**facts, 'schema': 1}):
         with pytest.raises(CalibrationError, match='schema 1'):
             calibration_from_json(signed(old))
+    # With the command that makes it again, even if all else of it could be read.
+    for schema in (3, 4, 6, '5'):
+        with pytest.raises(CalibrationError, match=f'schema {schema}.*uncertainty_seg calibrate'):
+            calibration_from_json(signed({**facts, 'schema': schema}))
 
 
 def test_a_file_that_is_damaged_changed_or_has_an_unknown_key_is_refused() -> None:
     facts = json.loads(calibration_to_json(GOOD))
     for text in (json.dumps({**facts, 'temperature': 2.0}), signed({**facts, 'bonus': 1}),
-                 '', '{}', '[1]', '{"passes": 20}', '{"schema": 4}'):
+                 '', '{}', '[1]', '{"passes": 20}', '{"schema": 5}'):
         with pytest.raises(CalibrationError, match=r'calibration\.json'):
             calibration_from_json(text)
 
@@ -90,23 +93,27 @@ def test_limits_that_cannot_judge_are_refused(name: str, values: list[object]) -
             dataclasses.replace(GOOD, **{name: value})
 
 
-PROMISE = Promise(0.05, {'entropy.mean': 0.1}, 'iou<0.5', 60, 70, 0.04, 0.7, 0.03, 0.1)
-DENSITY = ScoreDensity(('a', 'b'), np.array([0.1, 0.2]), np.array([1.0, 2.0]), np.array([1.0]),
-                       np.zeros((1, 2)), np.array([[[1.0, 0.3], [0.0, 2.0]]]))
+PROMISE = Promise(0.05, {'entropy.mean': 0.1}, 'iou<0.5', 60, 70, 12, 0.04, 0.7, 0.03, 0.1)
 
 
-def test_promises_and_density_come_back_from_the_file() -> None:
+def test_promises_and_what_they_rest_on_come_back_from_the_file() -> None:
+    basis = {'splits': {'limits': {'frames': 70, 'bad': 12, 'blocks': None}}}
     full = dataclasses.replace(GOOD, promises=(PROMISE,), floors={'entropy.mean': 0.25},
-                               density=DENSITY)
-    back = calibration_from_json(calibration_to_json(full))
-    assert back.promises == (PROMISE,) and back.floors == {'entropy.mean': 0.25}
-    scores = {'a': 0.7, 'b': 0.1}
-    assert back.density is not None and back.density.score(scores) == DENSITY.score(scores)
+                               basis=basis)
+    assert calibration_from_json(calibration_to_json(full)) == full
+
+
+@pytest.mark.parametrize(('num_bad', 'word'), [(0, 'empty'), (1, 'weak'), (9, 'weak'), (10, '')])
+def test_a_promise_on_few_bad_frames_says_that_it_is_empty_or_weak(
+    num_bad: int, word: str
+) -> None:
+    said = dataclasses.replace(PROMISE, num_bad=num_bad).weakness
+    assert bool(said) == bool(word) and word in said
 
 
 @pytest.mark.parametrize('changes', [
-    {'bound': 0.06}, {'bound': 0.0}, {'alpha': 1.0}, {'limits': {}},
-    {'limits': {'entropy.mean': 1.0}}, {'limits': {'entropy.mean': 0.0}},
+    {'bound': 0.06}, {'bound': 0.0}, {'num_bad': 71}, {'num_bad': -1}, {'alpha': 1.0},
+    {'limits': {}}, {'limits': {'entropy.mean': 1.0}}, {'limits': {'entropy.mean': 0.0}},
 ])
 def test_a_promise_that_is_none_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(CalibrationError, match='promise'):

@@ -22,6 +22,7 @@ from uncertainty_seg.core.gate import (
     cannot_rise,
     Gate,
     gate_limits,
+    largest_ratio,
     promise_text,
     Verdict,
     VOID,
@@ -347,10 +348,41 @@ def test_limits_that_cannot_judge_are_refused(limits: dict[str, float]) -> None:
         Gate(GateSettings(), limits)
 
 
+# --- the score -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('ratios', 'expected'), [
+    # A guard says nothing about the order, unless it refuses the frame or there is nothing else.
+    ({'m': 0.3, 'features.knn': 0.9}, 0.3), ({'m': 0.3, 'features.knn': 1.0}, 1.0),
+    ({'m': 0.3, 'features.knn': 1.2}, 1.2), ({'m': 1.7, 'features.knn': 1.2}, 1.7),
+    ({'m': 0.3, 'n': 0.4}, 0.4), ({'features.knn': 0.9}, 0.9),
+    ({'m': 0.3, 'features.knn': math.nan}, math.inf), ({'m': math.nan, 'features.knn': 0.1},
+                                                       math.inf),
+])
+def test_the_ratio_keeps_the_order_and_a_guard_can_only_refuse(
+    ratios: dict[str, float], expected: float
+) -> None:
+    assert largest_ratio(ratios) == expected
+    if math.isfinite(expected):
+        it = Gate(GateSettings(rise_frames=1), dict.fromkeys(ratios, 0.5))
+        found = it.update({name: 0.5 * ratio for name, ratio in ratios.items()})
+        assert found.score_ratio == expected and found.is_confident is (expected <= 0.95)
+
+
+@hypothesis.given(st.lists(st.tuples(st.floats(0, 2), st.floats(0, 2)), min_size=2, max_size=9))
+def test_accepted_frames_are_ranked_as_by_the_order_alone(
+    frames: list[tuple[float, float]]
+) -> None:
+    order, guard = np.transpose(frames)
+    found = largest_ratio({'margin.class_mean': order, 'features.knn': guard})
+    is_over = (order > 1) | (guard >= 1)
+    assert (found[~is_over] == order[~is_over]).all() and (found[is_over] >= 1).all()
+
+
 # --- the limits ----------------------------------------------------------------------------------
 
-STRICT = Promise(0.05, {'a': 0.1, 'b': 0.2}, 'iou<0.5', 60, 60, 0.04, 0.7, 0.03, 0.1)
-LOOSE = Promise(0.1, {'a': 0.3, 'b': 0.4}, 'iou<0.5', 60, 60, 0.09, 0.8, 0.08, 0.2)
+STRICT = Promise(0.05, {'a': 0.1, 'b': 0.2}, 'iou<0.5', 60, 60, 12, 0.04, 0.7, 0.03, 0.1)
+LOOSE = Promise(0.1, {'a': 0.3, 'b': 0.4}, 'iou<0.5', 60, 60, 12, 0.09, 0.8, 0.08, 0.2)
 THRESHOLDS = {'a': 0.5, 'b': 0.6, 'c': 0.7}
 WITH = Calibration(8, 0, 'fixed', 'fp32', 1.0, THRESHOLDS, ('a', 'b'), 0.98, 9, 9,
                    'm', 'd', (LOOSE, STRICT))
@@ -430,6 +462,9 @@ def test_the_scale_moves_every_limit_and_may_not_lift_one_past_all_scores(
      'accepted and bad (iou<0.5) in at most 0.05 of the frames, and 0.005 more by limits carried '
      'over from another precision'),
     (dataclasses.replace(WITHOUT, carried_error=0.005), GateSettings(), ''),
+    (dataclasses.replace(WITH, promises=(dataclasses.replace(STRICT, num_bad=0),)), GateSettings(),
+     'accepted and bad (iou<0.5) in at most 0.05 of the frames (an empty promise: none of the 60 '
+     'frames behind it is bad)'),
 ])
 def test_what_is_promised_is_said_with_every_verdict(
     calibration: Calibration, settings: GateSettings, says: str

@@ -107,7 +107,7 @@ def require_agreement(live: Path, offline: Path, num_least: int) -> list[int]:
     assert len(judged) >= num_least
     for stamp in taken:
         scores = {k: v for k, v in theirs[stamp].items() if k.startswith(('score', 'thresh'))}
-        assert len(scores) >= 7
+        assert len(scores) >= 6
         if stamp not in judged:
             assert theirs[stamp]['confident'] == 'false'
             del scores['score_ratio']

@@ -23,7 +23,7 @@ import pytest
 
 from uncertainty_seg.cli.main import main
 from uncertainty_seg.core.calibration import Calibration
-from uncertainty_seg.core.scores.image import FIXED_LIMITS
+from uncertainty_seg.core.image_damage import FIXED_LIMITS
 from uncertainty_seg.data.scoring import locked_table
 from uncertainty_seg.storage import frame_sources
 from uncertainty_seg.storage.bags.reader import (

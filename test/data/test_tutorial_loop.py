@@ -87,7 +87,7 @@ def test_the_oracle_labels_by_the_truth(
 @pytest.mark.torch
 def test_the_page_runs_from_an_empty_folder_and_gains(tmp_path: Path) -> None:
     pytest.importorskip('torch', reason='torch is not installed: no training')
-    pytest.importorskip('sklearn', reason='scikit-learn is not installed: no calibration')
+    pytest.importorskip('scipy', reason='scipy is not installed: no calibration')
     commands = tmp_path / 'bin'
     commands.mkdir()
     for name, words in (('uncertainty_seg', ' -m uncertainty_seg'), ('python3', '')):

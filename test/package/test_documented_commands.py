@@ -44,7 +44,7 @@ PARSED_ONLY = (
     (r'--serve', 'serves until it is stopped: test_browse does'),
 )
 # Verb -> package without which it cannot run here.
-PACKAGES = {'calibrate': 'sklearn', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
+PACKAGES = {'calibrate': 'scipy', 'evaluate': 'scipy', 'score': 'pyarrow', 'select': 'pyarrow',
             'browse': 'pyarrow', 'labels': 'pycocotools'}
 # Outputs of commands, removed before each run, since a reader would use a new name.
 OUTPUTS = ('OUT', 'OUT_BAG', 'VARIANT', 'BAG', 'TABLE_OUT', 'demo')

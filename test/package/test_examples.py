@@ -44,7 +44,7 @@ def test_the_python_of_the_readme_says_that_a_clear_scene_is_confident(tmp_path:
     ('05_replay_a_bag', '', [' of 80 frames are confident', 's  uncertain: ']),
 ])
 def test_an_example_runs(name: str, argument: str, texts: list[str], tmp_path: Path) -> None:
-    packages = {'03_own_network': 'torch', '04_calibrate': 'sklearn'}
+    packages = {'03_own_network': 'torch', '04_calibrate': 'scipy'}
     pytest.importorskip(packages.get(name, 'numpy'))
     said = run(tmp_path, str(ROOT / 'examples' / f'{name}.py'), *argument.split())
     assert [text for text in texts if text not in said] == [], said

@@ -44,7 +44,7 @@ LIBRARIES = {
     # tensorrt: only its classes, for types; the module itself is imported by name.
     'backends': ({'numpy'}, {'onnxruntime', 'openvino', 'tensorrt'}),
     'ros': ({'numpy', 'cv2'} | ROS_PACKAGES, set()),
-    'calibration': ({'numpy', 'cv2'}, {'sklearn', 'scipy', 'matplotlib', 'jinja2', 'ray'}),
+    'calibration': ({'numpy', 'cv2'}, {'scipy', 'matplotlib', 'jinja2', 'ray'}),
     'data': ({'numpy', 'cv2', 'tqdm'}, {'pyarrow', 'ray', 'scipy', 'jinja2', 'matplotlib'}),
     'sim': ({'numpy', 'cv2', 'tqdm'}, set()),
     'compiler': ({'numpy', 'onnx', 'tqdm'}, {'onnxruntime'}),
@@ -63,7 +63,7 @@ EXCEPTIONS = {
     'core.image_codec': ({'cv2'}, set()),
     # Histograms, box sums, connected components and filters, within the budget of a frame.
     'core.scores.vector': ({'cv2'}, set()),
-    'core.scores.image': ({'cv2'}, set()),
+    'core.image_damage': ({'cv2'}, set()),
     'storage.perceptual_hash': ({'cv2'}, set()),
     'storage.model_bundle': (set(), {'onnx'}),
     'storage.first_member': (set(), {'onnx'}),

@@ -111,7 +111,7 @@ def distributions(lines: Iterable[str]) -> set[str]:
 
 def test_the_extra_that_an_error_names_has_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     extras = setup_arguments(monkeypatch)['extras_require']
-    by_pip = {'cv2': 'opencv-python-headless', 'yaml': 'pyyaml', 'sklearn': 'scikit-learn'}
+    by_pip = {'cv2': 'opencv-python-headless', 'yaml': 'pyyaml'}
     for package, extra in EXTRAS.items():
         assert by_pip.get(package, package) in distributions(extras[extra]), package
         assert f'[{extra}]' in install_command(package)

@@ -91,7 +91,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.release
 def test_every_example_runs(stage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ('torch', 'sklearn', 'scipy', 'pyarrow'):
+    for package in ('torch', 'scipy', 'pyarrow'):
         pytest.importorskip(package)
     enter(stage, monkeypatch)
     video = cv2.VideoWriter('dive.mp4', cv2.VideoWriter.fourcc(*'mp4v'), 10, (64, 48))

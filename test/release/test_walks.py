@@ -197,7 +197,7 @@ LEAVES = {
 # Walkthrough -> installation; pip for the others.
 INSTALLED_BY = {'First dive': 'colcon', 'Write mission logic': 'colcon'}
 NEEDS = {'First dive': 'pyarrow', 'Your own network': 'torch',
-         'Calibrate for your water': 'sklearn'}
+         'Calibrate for your water': 'scipy'}
 
 
 def has_new_limits(folder: Path, said: str) -> None:

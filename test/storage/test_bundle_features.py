@@ -30,7 +30,7 @@ from uncertainty_seg.storage.model_bundle import (
     write_calibration,
 )
 
-pytest.importorskip('sklearn', reason='scikit-learn fits the density')
+pytest.importorskip('scipy', reason='scipy computes the bounds')
 SCORES = ['entropy.mean', 'features.knn']
 RUN = ['--set', 'backend=onnxruntime', '--set', 'threads=1']
 SETTINGS = settings_from_dict({'backend': 'onnxruntime', 'threads': 1})

@@ -18,7 +18,7 @@ from uncertainty_seg.errors import ModelBundleError
 from uncertainty_seg.storage.model_bundle import (
     load_bundle,
     shipped_bundles,
-    update_metrics,
+    update_measured,
     write_bundle,
 )
 
@@ -100,7 +100,7 @@ def test_a_bundle_of_before_the_list_loads_with_a_warning(
     (tiny_bundle / 'SHA256SUMS').unlink()
     assert load_bundle(tiny_bundle).calibration is not None
     assert 'has no SHA256SUMS' in caplog.text
-    update_metrics(load_bundle(tiny_bundle), {})
+    update_measured(load_bundle(tiny_bundle), {}, '')
     caplog.clear()
     load_bundle(tiny_bundle)
     assert caplog.text == ''

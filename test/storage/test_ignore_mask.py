@@ -76,7 +76,7 @@ def test_another_mask_than_that_of_the_calibration_is_said_and_voids_the_promise
     mask[0] = True
     assert bundle.calibration is not None
     promised = dataclasses.replace(bundle.calibration, promises=(
-        Promise(0.05, {'entropy.mean': 0.7}, 'iou<0.5', 60, 60, 0.04, 0.7, 0.03, 0.1),))
+        Promise(0.05, {'entropy.mean': 0.7}, 'iou<0.5', 60, 60, 12, 0.04, 0.7, 0.03, 0.1),))
     with_mask = dataclasses.replace(promised, ignore_sha256=mask_digest(mask))
     for calibration, ignore, is_other in (
             (promised, None, False), (promised, mask, True), (with_mask, mask, False),

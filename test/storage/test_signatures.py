@@ -19,7 +19,7 @@ from uncertainty_seg.storage import signatures
 from uncertainty_seg.storage.model_bundle import (
     load_bundle,
     sign_bundle,
-    update_metrics,
+    update_measured,
     write_calibration,
 )
 
@@ -88,7 +88,7 @@ def test_an_unsigned_bundle_is_taken_unless_keys_are_named(
 
 def test_a_list_made_anew_for_a_changed_file_is_not_signed(signed: Path, keys: KeyPair) -> None:
     signature = (signed / 'SHA256SUMS.sig').read_bytes()
-    update_metrics(load_bundle(signed), {'val_mean_iou': 0.9})
+    update_measured(load_bundle(signed), {'val_mean_iou': 0.9}, '')
     (signed / 'SHA256SUMS.sig').write_bytes(signature)  # the outdated signature
     load_bundle(signed)
     with pytest.raises(ModelBundleError, match='trusted_keys'):

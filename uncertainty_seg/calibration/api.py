@@ -25,7 +25,7 @@ from uncertainty_seg.calibration.evaluate import (
     evaluate_bundle,
     Evaluated,
 )
-from uncertainty_seg.calibration.labelled_pairs import labelled_frames
+from uncertainty_seg.calibration.labelled_pairs import labelled_frames, require_classes
 from uncertainty_seg.calibration.report.page import require_report_place, write_page
 from uncertainty_seg.calibration.report.reports import (
     comparison_page,
@@ -34,10 +34,12 @@ from uncertainty_seg.calibration.report.reports import (
 )
 from uncertainty_seg.calibration.stats.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.settings import Settings
+from uncertainty_seg.core.calibration import Calibration
+from uncertainty_seg.core.gate import promise_text
+from uncertainty_seg.core.settings import GateSettings, Settings
 from uncertainty_seg.errors import ConfigError, require_libraries
 from uncertainty_seg.storage.labelled_folder import blocks_path, measured_split
-from uncertainty_seg.storage.model_bundle import sign_bundle, update_metrics, write_calibration
+from uncertainty_seg.storage.model_bundle import sign_bundle, update_measured, write_calibration
 from uncertainty_seg.storage.signatures import read_private_key, SigningKey
 from uncertainty_seg.storage.whole_files import json_text, replace_file
 
@@ -49,7 +51,6 @@ def calibrate(
     limits: Path | str,
     *,
     settings: Settings | None = None,
-    ood: Path | str | None = None,
     blocks: Path | str | None = None,
     bad: str = DEFAULT_RULE,
     alphas: Sequence[float] = ALPHAS,
@@ -70,9 +71,6 @@ def calibrate(
         images of `limits`, on which the thresholds are fitted, must be used for nothing else.
     settings : Settings, optional
         Backend, T, seed, mask policy, precision and ignore mask, as the node will run.
-    ood : Path or str, optional
-        Folder of out-of-distribution images: a guard is chosen if it refuses more of them than
-        of the training frames. Without it, the density of the scores is the guard.
     blocks : Path or str, optional
         File with the block of each image of `limits`; without it each image is a block.
     bad : str
@@ -80,7 +78,8 @@ def calibrate(
     alphas : sequence of float
         Promises: largest share of frames that are accepted and bad.
     scores : sequence of str
-        Scores of the gate; chosen on the training frames if empty.
+        Scores of the gate; by default 'margin.class_mean', and the guards 'features.knn' and
+        'mutual_information.top' if the bundle has features and several passes.
     report : Path or str, optional
         HTML file to write.
     sign : Path or str, optional
@@ -94,9 +93,10 @@ def calibrate(
     Raises
     ------
     CalibrationError
-        If there are too few blocks, or frames do not permit a choice of scores or a promise.
+        If there are too few blocks, all frames are bad, or frames do not permit a promise.
     ConfigError
-        If the rule cannot be read, a score does not exist, or a file cannot be written.
+        If the rule cannot be read or names a class that no frame has, a score does not exist, or
+        a file cannot be written.
     DatasetError
         If the folders or the file of blocks are wrong, an image is in two of the splits, or
         according to the card the network was trained on an image of `limits`.
@@ -107,14 +107,14 @@ def calibrate(
     request = CalibrationRequest(
         bundle=as_bundle(bundle, has_calibration=False), settings=checked_settings(settings),
         train=Path(train), val=Path(val), limits=Path(limits),
-        ood=None if ood is None else Path(ood), blocks=blocks_path(limits, blocks), bad=bad,
-        alphas=tuple(sorted(set(alphas))), scores=tuple(scores))
+        blocks=blocks_path(limits, blocks), bad=bad, alphas=tuple(sorted(set(alphas))),
+        scores=tuple(scores))
     key = _checked_key(request.bundle, report, sign)
     found = fit_calibration(request)
     write_calibration(request.bundle, found.calibration, found.features)
     # Figures may be undefined, such as the AUROC of bad frames if there are none.
-    update_metrics(request.bundle, {name: value for name, value in found.metrics().items()
-                                    if math.isfinite(value)})
+    update_measured(request.bundle, {name: value for name, value in found.metrics().items()
+                                     if math.isfinite(value)}, _promise_of(found.calibration))
     if key is not None:
         sign_bundle(request.bundle.folder, key)
     if report:
@@ -164,16 +164,22 @@ def calibrate_like(
     key = _checked_key(variant, None, sign)
     found = carry_over(variant, source, Path(data), checked_settings(settings), error)
     write_calibration(variant, found.calibration, source.features)
+    update_measured(variant, variant.card.metrics, _promise_of(found.calibration))
     if key is not None:
         sign_bundle(variant.folder, key)
     return found
+
+
+def _promise_of(made: Calibration) -> str:
+    """Return what the card says of the promise of the smallest alpha."""
+    return promise_text(made, GateSettings())
 
 
 def _checked_key(
     bundle: ModelBundle, report: Path | str | None, sign: Path | str | None
 ) -> SigningKey | None:
     """Check, before minutes of work, that all results can be written; return the signing key."""
-    require_libraries('scipy', 'sklearn')
+    require_libraries('scipy')
     if report:
         require_report_place(Path(report))
     key = None if sign is None else read_private_key(sign)
@@ -305,6 +311,7 @@ def compare(
                          given[0].card.class_names)
     frames = labelled_frames(given[0], used, Path(data), measured_split(Path(data), split),
                              blocks_path(data, blocks), None if ood is None else Path(ood))
+    require_classes(rule, frames.known, given[0].card.class_names)
     found = compare_on(contenders, frames, rule, used, alphas)
     if report:
         write_page(Path(report), comparison_page(found))

@@ -2,10 +2,11 @@
 """
 Fit temperature and thresholds of a bundle, with a promise on accepted bad frames.
 
-Training frames are used for the densities and the choice of gate scores, validation frames for the
-temperature. Thresholds are fitted on the split `limits`, which neither training nor any choice has
-used. Thresholds fitted with a network that was trained on fewer images made the more confident
-final network accept twice as many bad frames as promised.
+The gate is the same for every bundle: `ORDER` ranks the frames, and guards refuse those unlike the
+training frames. Training frames give the bank of features and the unit of each score,
+validation frames the temperature. Thresholds are fitted on the split `limits`, which neither
+training nor any choice has used. Thresholds fitted with a network that was trained on fewer images
+made the more confident final network accept twice as many bad frames as promised.
 """
 
 from __future__ import annotations
@@ -21,15 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.registry import require_rounding
-from uncertainty_seg.calibration.gate_choice import gate_of
+from uncertainty_seg.calibration.basis import (
+    basis_sentences,
+    guard_facts,
+    iou_facts,
+    iou_sentence,
+    promise_facts,
+    split_facts,
+)
 from uncertainty_seg.calibration.labelled_pairs import (
     data_digest,
     drawn_frames,
-    images_in,
     known_frames,
     KnownFrames,
     opened,
     refuse_familiar,
+    require_classes,
     warn_of_lone_frames,
     without_twins,
 )
@@ -48,11 +56,10 @@ from uncertainty_seg.calibration.stats.evaluation import (
     is_rounding,
     mean_nll,
     Pair,
-    score_frames,
 )
+from uncertainty_seg.calibration.stats.gate_scale import GateScale
 from uncertainty_seg.calibration.stats.promise_verdict import spread
-from uncertainty_seg.calibration.stats.ranks import RankFamily
-from uncertainty_seg.core.arrays import FloatMap, ImageU8
+from uncertainty_seg.core.arrays import Columns, FloatMap
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import (
     Calibration,
@@ -61,22 +68,21 @@ from uncertainty_seg.core.calibration import (
     mask_digest,
     Promise,
 )
-from uncertainty_seg.core.model_card import ModelCard
-from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.preprocess import fit_ignore
-from uncertainty_seg.core.scores.density import (
-    DENSITY_SCORE,
-    FeatureDensity,
-    KNN_SCORE,
-    patches_of,
-    pooled,
-    ScoreDensity,
-)
-from uncertainty_seg.core.scores.image import (
+from uncertainty_seg.core.gate import GUARDS
+from uncertainty_seg.core.image_damage import (
     FIXED_LIMITS,
     image_statistics,
     ImageStatistics,
     KeptPoints,
+)
+from uncertainty_seg.core.model_card import ModelCard
+from uncertainty_seg.core.pipeline import Pipeline
+from uncertainty_seg.core.preprocess import fit_ignore
+from uncertainty_seg.core.scores.density import (
+    FeatureDensity,
+    KNN_SCORE,
+    patches_of,
+    pooled,
 )
 from uncertainty_seg.core.scores.vector import ScoreVector, USUAL_SCORED
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
@@ -87,6 +93,7 @@ from uncertainty_seg.errors import (
 )
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import (
+    blocks_in,
     LabelledFolder,
     load_folder,
     read_blocks,
@@ -102,6 +109,9 @@ ALPHAS = (0.05, 0.10)
 TEMPERATURES = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.35, 1.5, 1.75, 2.0)
 # Share of frames below the threshold of a score that is not in the gate.
 QUANTILE = 0.98
+# The gate, beside `GUARDS`, if no scores are named. On photographs of reefs and of streets that
+# chose nothing, no score and no combination ranked bad frames better.
+ORDER = 'margin.class_mean'
 # Most training frames to measure, evenly spread.
 MAX_TRAIN = 2000
 _SEED = 0
@@ -121,7 +131,6 @@ class CalibrationRequest:
     train: Path
     val: Path
     limits: Path
-    ood: Path | None
     blocks: Path | None
     bad: str
     alphas: tuple[float, ...]
@@ -162,6 +171,11 @@ class CalibrationOutcome:
         }
         return {name: round(value, 4) for name, value in values.items()}
 
+    def sentences(self) -> list[str]:
+        """Return for a person what the calibration rests on, and whether to rely on it."""
+        made = self.calibration
+        return basis_sentences(made.basis, made.promises, made.gate_scores)
+
     def summary(self) -> dict[str, Any]:
         """Return the figures of the machine-readable line."""
         made = self.calibration
@@ -170,14 +184,14 @@ class CalibrationOutcome:
             'promises': [{**vars(promise), 'spread': spread(promise)}
                          for promise in made.promises],
             'bad_share': float(self.held.is_bad.mean()), 'num_train': made.num_train,
-            'num_limits': made.num_limits, 'thresholds': made.thresholds,
+            'num_limits': made.num_limits, 'basis': made.basis, 'thresholds': made.thresholds,
         }
 
 
 @dataclass(frozen=True)
 class _ReadFrames:
     """
-    Frames of the splits, blocks (n,) of the split `limits`, and out-of-distribution images.
+    Frames of the splits, and blocks (n,) of the split `limits`.
 
     `looked_at` are the frames of `train` to measure. `data` is the split `limits` including frames
     without a labelled pixel.
@@ -189,12 +203,11 @@ class _ReadFrames:
     val: KnownFrames
     held: KnownFrames
     blocks: NDArray[np.str_]
-    foreign: dict[str, ImageU8]
 
 
 def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     """
-    Fit temperature, densities, gate scores and thresholds, without writing them.
+    Fit temperature, bank of features and thresholds, without writing them.
 
     Raises as `api.calibrate` does.
     """
@@ -203,6 +216,7 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
     require_rounding(settings.backend, bundle, settings)
     require_scores(bundle.card, request.scores)
     read = _read(request)
+    require_classes(rule, read.held, bundle.card.class_names)
     temperature = _temperature(request, read.val.pairs)
     with opened(bundle, settings, temperature) as pipeline:
         features = _features_of(pipeline, read.looked_at.pairs, settings)
@@ -210,34 +224,36 @@ def fit_calibration(request: CalibrationRequest) -> CalibrationOutcome:
                 ScoreVector(bundle.card, features=features)) as pipeline:
         seen = evaluate(pipeline, read.looked_at.pairs, rule, 'training')
         after = evaluate(pipeline, read.held.pairs, rule, 'limits')
-        foreign = score_frames(pipeline, read.foreign) if read.foreign else None
-    stems = read.looked_at.stems
-    train = seen.table(stems, np.array(stems, np.str_))
-    # Training frames are scored against the other ones, since each is nearest to itself.
-    train = train.with_scores({KNN_SCORE: held_out_scores(features)} if features else {})
+        val = evaluate(pipeline, read.val.pairs, rule, 'validation')
+    require_good(after, rule)
+    train, checked = (found.table(known.stems, known_blocks(request.blocks, known.stems))
+                      for found, known in ((seen, read.looked_at), (val, read.val)))
+    # Training frames are scored against those of other dives, since each is nearest to itself.
+    if features:
+        train = train.with_scores({
+            KNN_SCORE: held_out_scores(features, train.sources, train.blocks)})
     held = after.table(read.held.stems, read.blocks)
-    density = _density_of(train)
-    train, held = (_told(table, density, bundle.card) for table in (train, held))
-    family, chosen = gate_of(train, request.alphas,
-                             foreign and _told(foreign, density, bundle.card), request.scores)
-    promises = tuple(fit_promise(family, held, chosen, alpha, rule.text)
-                     for alpha in request.alphas)
-    made = _calibration(request, read, temperature, density, features,
-                        family.only(chosen), train, held, promises)
-    ranks = family.frame_ranks(held.scores, chosen)
+    # Without scores that are only rounding.
+    train, held = (table.only(name for name in table.scores if not is_rounding(bundle.card, name))
+                   for table in (train, held))
+    scale = GateScale.fit(train.scores, gate_scores(request.scores, train.scores))
+    promises = tuple(fit_promise(scale, held, alpha, rule.text) for alpha in request.alphas)
+    ranks = scale.ranks(held.scores)
     halves = {alpha: held_out_shares(ranks, held.is_bad, held.blocks, alpha)
               for alpha in request.alphas}
+    has_blocks = request.blocks is not None
+    basis = {
+        'splits': {name: split_facts(table, has_blocks) for name, table in (
+            ('train', train), ('val', checked), ('limits', held))},
+        **iou_facts(held.mean_iou), 'guards': guard_facts(promises[0].limits, held),
+        'promises': promise_facts(promises, halves)}
+    made = _calibration(request, read, temperature, features, train, held, promises, basis)
     return CalibrationOutcome(made, after, seen, train, held, read.held.pairs, halves, features)
 
 
 def _read(request: CalibrationRequest) -> _ReadFrames:
     """Read all images, and raise if no valid promise could be made on them."""
     bundle, ignore = request.bundle, request.settings.ignore_mask
-    if request.ood and request.scores:
-        raise ConfigError('foreign frames together with named scores',
-                          'one of them, since foreign frames are for choosing scores',
-                          'measure foreign frames with evaluate')
-    foreign = images_in(request.ood) if request.ood else {}
     data = drawn_frames(load_folder(request.limits, 'limits'), request.limits)
     held = known_frames(bundle, data, ignore)
     refuse_trained(bundle.card, held)
@@ -246,15 +262,13 @@ def _read(request: CalibrationRequest) -> _ReadFrames:
     require_blocks(blocks, request.alphas)
     train, val = (known_frames(bundle, load_folder(place, split), ignore)
                   for place, split in ((request.train, 'train'), (request.val, 'val')))
-    # Temperature, densities and the choice of scores use these images.
+    # Temperature, bank of features and units of the scores use these images.
     refuse_familiar(held.named(), train, 'images for the limits', 'training images')
     refuse_familiar(held.named(), val, 'images for the limits', 'validation images')
     refuse_familiar(val.named(), train, 'validation images', 'training images')
-    for familiar in (train, val, held):
-        refuse_familiar(foreign, familiar)
     count = len(train.pairs)
     looked_at = train.take(np.linspace(0, count - 1, min(MAX_TRAIN, count)).round().astype(int))
-    return _ReadFrames(data, train, looked_at, val, held, blocks, foreign)
+    return _ReadFrames(data, train, looked_at, val, held, blocks)
 
 
 def _temperature(request: CalibrationRequest, pairs: list[Pair]) -> float:
@@ -293,27 +307,32 @@ def _features_of(
         return None
 
 
-def _density_of(train: FrameTable) -> ScoreDensity | None:
-    """Fit the density of scores on training frames; None, with a warning, if too few."""
-    try:
-        return fit_density(train.rows(), seed=_SEED)
-    except CalibrationError as err:
-        _log.warning('the score density.scores is not available: %s', err)
-        return None
+def gate_scores(named: Sequence[str], known: Columns) -> tuple[str, ...]:
+    """
+    Return the scores of the gate: those named, or the default ones; `known` have been measured.
+
+    Raises CalibrationError if a named score could not be measured.
+    """
+    missing = [name for name in named if name not in known]
+    if missing:
+        raise CalibrationError(f'no score {missing[0]!r} of the training frames', 'named scores '
+                               'that can be measured', 'leave it out, or take more frames')
+    if not named and KNN_SCORE not in known:
+        _log.warning('the gate has no guard against foreign water, since %s is not available: the '
+                     'flag may be true there', KNN_SCORE)
+    return tuple(named) or (ORDER, *(name for name in GUARDS if name in known))
 
 
-def _told(table: FrameTable, density: ScoreDensity | None, card: ModelCard) -> FrameTable:
-    """Return a table with the density's score, and without scores that are only rounding."""
-    if density is not None:
-        table = table.with_scores({DENSITY_SCORE: np.array(
-            [density.score(row) for row in table.rows()])})
-    return table.only(name for name in table.scores if not is_rounding(card, name))
+def known_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
+    """Return the block of each frame, its own for frames that the file does not have."""
+    of_file = {} if path is None else blocks_in(path)
+    return np.array([of_file.get(stem, stem) for stem in stems], np.str_)
 
 
 def _calibration(
     request: CalibrationRequest, read: _ReadFrames, temperature: float,
-    density: ScoreDensity | None, features: FeatureDensity | None, family: RankFamily,
-    train: FrameTable, held: FrameTable, promises: tuple[Promise, ...],
+    features: FeatureDensity | None, train: FrameTable, held: FrameTable,
+    promises: tuple[Promise, ...], basis: Mapping[str, Any],
 ) -> Calibration:
     """Combine the fitted parts to a calibration."""
     bundle, settings = request.bundle, request.settings
@@ -323,8 +342,7 @@ def _calibration(
     of_images = [image_statistics(image, None if ignore is None else
                                   KeptPoints.of(ignore, image.shape[0], image.shape[1]))
                  for image, _ in (*read.looked_at.pairs, *read.val.pairs)]
-    given = [*read.foreign.values(), *(
-        image for part in (read.train, read.val, read.held) for image, _ in part.pairs)]
+    given = [image for part in (read.train, read.val, read.held) for image, _ in part.pairs]
     return Calibration(
         passes=passes_of(bundle.card, settings), seed=settings.seed,
         mask_policy=settings.mask_policy,
@@ -335,7 +353,7 @@ def _calibration(
         gate_scores=tuple(promises[0].limits), quantile=QUANTILE,
         num_train=len(train), num_limits=len(held),
         model_sha256=model_digest(bundle.card), data_sha256=data_digest(read.data),
-        promises=promises, density=density, family=family.to_facts(),
+        promises=promises, basis=basis,
         ignore_sha256=mask_digest(ignore), damage_limits=damage_limits(of_images),
         features_sha256='' if features is None else
         hashlib.sha256(features_file(features)).hexdigest(),
@@ -378,12 +396,21 @@ def damage_limits(frames: Sequence[ImageStatistics]) -> dict[str, float]:
 
 def require_scores(card: ModelCard, names: Sequence[str]) -> None:
     """Raise ConfigError if a name is no score of the bundle, or is only rounding in it."""
-    added = (DENSITY_SCORE, KNN_SCORE) if card.feature_shape else (DENSITY_SCORE,)
+    added = (KNN_SCORE,) if card.feature_shape else ()
     possible = [name for name in (*ScoreVector(card).names, *added) if not is_rounding(card, name)]
     unknown = [name for name in names if name not in possible]
     if unknown:
         raise ConfigError(f'no score {unknown[0]!r} in {card.name!r}',
                           f'one of {", ".join(possible)}')
+
+
+def require_good(found: Evaluation, rule: BadRule) -> None:
+    """Raise CalibrationError, with a rule that would work, if all frames are bad."""
+    if found.is_bad.all():
+        raise CalibrationError(
+            f'all {len(found.is_bad)} frames of the split limits are bad by {rule.text!r}',
+            'some good frames',
+            f'train a better network, or: {iou_sentence(iou_facts(found.frame_iou))}')
 
 
 def require_blocks(blocks: NDArray[np.str_], alphas: Sequence[float]) -> None:
@@ -414,21 +441,16 @@ def refuse_trained(card: ModelCard, held: KnownFrames) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Densities of the training frames: of features, and of scores jointly.
+# The bank of features of the training frames.
 
-NEIGHBOURS = 5
+# The nearest frame alone detects foreign frames best, see docs/explanation/decisions.md.
+NEIGHBOURS = 1
+# Frames of one dive are near each other, and those of a new dive are not near them. So a training
+# frame is not compared with this many on either side of it by name, nor with its own block.
+BESIDE, _MOST_BESIDE = 10, 0.05  # the second as a share of all frames
 # Share of the features' directions that the map `unknown` uses, and the smallest variance along
 # one as a share of the mean variance, since a dead channel has none.
 AXES_SHARE, LEAST_VARIANCE = 0.5, 1e-3
-# Inputs of the density of scores: few, since a mixture of many dimensions overfits, and smooth,
-# since a score that is 0 on most frames (a region, a rare class) has no density at 0.
-DENSITY_INPUTS = (
-    'entropy.mean', 'entropy.class_mean', 'mutual_information.mean',
-    'mutual_information.interior', 'image.darkness', 'image.blur', 'image.low_contrast',
-    'image.specks', 'image.haze', 'image.flat_color', 'image.green_cast', 'image.blue_cast',
-)
-# Rounding error of scores, which are computed from float32 maps in 0..1.
-_ROUNDING = 1e-6
 # Features (1, D, hf, wf) of a frame, and its ignored pixels (h, w).
 FeatureFrame: TypeAlias = tuple[FloatMap, 'NDArray[np.bool_] | None']
 _Rows: TypeAlias = 'NDArray[np.float64]'
@@ -485,10 +507,20 @@ class _PatchSums:
         return centre.astype(np.float32), axes.astype(np.float32)
 
 
-def held_out_scores(density: FeatureDensity) -> _Rows:
-    """Return the score (n,) of each training frame against all other training frames."""
-    cosines = density.units @ density.units.T
-    np.fill_diagonal(cosines, -np.inf)
+def held_out_scores(
+    density: FeatureDensity, stems: Sequence[str], blocks: NDArray[np.str_]
+) -> _Rows:
+    """
+    Return the score (n,) of each training frame, against those of other blocks and names far off.
+
+    A frame to which too few would be left, as in a single block, is compared with all others.
+    """
+    cosines, place = density.units @ density.units.T, np.argsort(np.argsort(stems))
+    beside = min(BESIDE, int(_MOST_BESIDE * len(place)))
+    own = (np.abs(place[:, None] - place) <= beside) | (blocks[:, None] == blocks)
+    own[(~own).sum(1) < density.neighbours] = False
+    np.fill_diagonal(own, True)
+    cosines[own] = -np.inf
     return np.clip((1 - np.sort(cosines, 1)[:, -density.neighbours]) / 2, 0, 1)
 
 
@@ -502,63 +534,3 @@ def _halved(rows: _Rows) -> NDArray[np.float16]:
     """
     _, exponents = np.frexp(np.abs(rows).max(1, keepdims=True))
     return np.ldexp(rows, 15 - exponents).astype(np.float16)
-
-
-# -------------------------------------------------------------------------------------------------
-# The Gaussian mixture of `core.scores.density`, fitted by scikit-learn.
-# The number of components and the form of the covariance, full or diagonal, are those with the
-# least Bayesian information criterion; on few frames that is a single Gaussian.
-
-COMPONENTS = range(1, 7)
-FORMS = ('full', 'diag')
-# Added to variances, which are 1 overall: the frames of one video lie close to a subspace.
-FLOOR = 1e-3
-STARTS = 3
-# A covariance of d scores needs many more frames than d.
-FRAMES_A_SCORE = 5
-
-
-def fit_density(
-    frames: Sequence[Mapping[str, float]], names: Sequence[str] = DENSITY_INPUTS, seed: int = 0
-) -> ScoreDensity:
-    """
-    Fit the density of some scores that has the least Bayesian information criterion.
-
-    Frames with a score that is not finite are left out. Raises CalibrationError if there are fewer
-    than five frames per score. Requires scikit-learn.
-    """
-    table = _table(frames, names)
-    centre, scale = table.mean(0), table.std(0)
-    # A score that varies only by rounding, as disagreement does with one pass, is not divided by
-    # its deviation, since another processor rounds differently.
-    scale = np.where(scale > _ROUNDING, scale, 1.0)
-    mixture, form = _best_mixture((table - centre) / scale, seed)
-    factors = mixture.precisions_cholesky_
-    if form == 'diag':
-        factors = np.stack([np.diag(row) for row in factors])
-    return ScoreDensity(tuple(names), centre, scale, np.asarray(mixture.weights_),
-                        np.asarray(mixture.means_), np.asarray(factors))
-
-
-def _table(
-    frames: Sequence[Mapping[str, float]], names: Sequence[str]
-) -> NDArray[np.float64]:
-    table = np.array([[frame[name] for name in names] for frame in frames], np.float64)
-    table = table.reshape(len(frames), len(names))
-    table = table[np.isfinite(table).all(1)]
-    if len(table) < FRAMES_A_SCORE * len(names):
-        raise CalibrationError(f'{len(table)} frames for a density over {len(names)} scores',
-                               f'at least {FRAMES_A_SCORE * len(names)}', 'take more frames')
-    return table
-
-
-def _best_mixture(table: NDArray[np.float64], seed: int) -> tuple[Any, str]:
-    """Return the fitted mixture with the least criterion, and its form."""
-    from sklearn.mixture import GaussianMixture
-
-    fitted = [
-        (GaussianMixture(count, covariance_type=form, reg_covar=FLOOR, n_init=STARTS,
-                         random_state=seed).fit(table), form)
-        for form in FORMS for count in COMPONENTS if count <= len(table) // 2
-    ]
-    return min(fitted, key=lambda pair: pair[0].bic(table))

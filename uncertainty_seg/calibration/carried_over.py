@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from uncertainty_seg.backends.registry import require_rounding
 from uncertainty_seg.calibration.labelled_pairs import images_in, opened
 from uncertainty_seg.calibration.stats.evaluation import accepted_by
-from uncertainty_seg.calibration.stats.ranks import LOWEST_LIMIT
+from uncertainty_seg.calibration.stats.gate_scale import LOWEST_LIMIT
 from uncertainty_seg.core.arrays import ImageU8, LabelMap
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import (

@@ -98,11 +98,10 @@ class Comparison:
 
     def _verdict(self, label: str) -> str:
         own = [row for row in self.rows if row.label == label and row.gain]
-        better = [row for row in own if row.gain and row.gain.lower > 0]
-        worse = [row for row in own if row.gain and row.gain.upper < 0]
+        better, worse = ([row for row in own if row.direction == way] for way in (1, -1))
         told = [f'better in {self._listed(better)}'] if better else []
         told += [f'worse in {self._listed(worse)}'] if worse else []
-        words = ', and '.join(told) or f'not shown to be better: {self._listed(own[:1])}'
+        words = ', and '.join(told) or f'no difference seen: {self._listed(own[:1])}'
         return f'{label} against {self.baseline}: {words}.'
 
     def _listed(self, rows: Sequence[FigureRow]) -> str:
@@ -120,8 +119,8 @@ class Comparison:
                          for row in self.rows if row.label == label and row.gain}
                  for label in self.contenders if label != self.baseline}
         return {'baseline': self.baseline, 'bad': self.rule, 'gains': gains, 'better': {
-            label: [name for name, (_, lower, _) in of.items() if lower > 0]
-            for label, of in gains.items()}}
+            label: [row.figure for row in self.rows if row.label == label and row.direction > 0]
+            for label in gains}}
 
     def summary(self) -> dict[str, Any]:
         """Return all figures."""

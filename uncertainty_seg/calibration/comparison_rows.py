@@ -114,6 +114,17 @@ class FigureRow:
         word, _, rest = self.figure.partition('@')
         return _TITLES[word].format(rest)
 
+    @property
+    def direction(self) -> int:
+        """
+        Return 1 for better than the baseline, -1 for worse, and 0 if no difference is seen.
+
+        None is seen if the interval of the gain contains 0, or the gain is 0 in three decimals.
+        """
+        if self.gain is None or round(abs(self.gain.value), 3) == 0:
+            return 0
+        return int(self.gain.lower > 0) - int(self.gain.upper < 0)
+
     def facts(self) -> dict[str, object]:
         """Return the row as plain values, for JSON."""
         return {'figure': self.figure, 'bundle': self.label, 'name': self.name,

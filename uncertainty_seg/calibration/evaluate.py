@@ -13,11 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.opening import offline_settings
+from uncertainty_seg.calibration.basis import (
+    evaluated_sentence,
+    guard_facts,
+    iou_facts,
+    split_facts,
+)
 from uncertainty_seg.calibration.labelled_pairs import (
     count_familiar,
     every_score,
     labelled_frames,
     opened,
+    require_classes,
 )
 from uncertainty_seg.calibration.report.page import interval_text
 from uncertainty_seg.calibration.stats.bad_rule import BadRule, DEFAULT_RULE
@@ -38,7 +45,6 @@ from uncertainty_seg.calibration.stats.promise_verdict import (
     PromiseVerdict,
     share_interval,
 )
-from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column, ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, Promise
@@ -109,14 +115,18 @@ class Evaluated:
     is_fitted: bool
     passes: int
     precision: str
+    has_blocks: bool
     selected: str = ''
 
     def sentence(self) -> str:
         """Return a human-readable summary: quality of the masks, and whether the promise holds."""
         iou = self.pixel_intervals['mean_iou']
-        first = f'Mean IoU {interval_text(iou, 3)} of {len(self.pairs)} frames. '
+        first = (f'Mean IoU {interval_text(iou, 3)}. ' + evaluated_sentence(
+            self.frames, self.has_blocks, self.rule) + ' ')
         if self.flag is None:
             return first + as_sentence(NO_FLAG)
+        if self.flag.promise and self.flag.promise.weakness:
+            first += f'The flag has {self.flag.promise.weakness}. '
         if self.flag.verdict is None:
             return first + ('No promise was made for these frames: the rule for bad masks or the '
                             'gate differs, or the frames were selected by their scores.')
@@ -136,6 +146,9 @@ class Evaluated:
             'ece': found.ece,
             'error_auroc': found.error_auroc,
             'bad': self.rule, 'bad_share': float(self.frames.is_bad.mean()),
+            'basis': {**split_facts(self.frames, self.has_blocks),
+                      **iou_facts(self.frames.mean_iou),
+                      'guards': guard_facts(self.flag.limits if self.flag else {}, self.frames)},
             'gate': self.flag.summary() if self.flag else None, 'is_fitted': self.is_fitted,
             'promise': asdict(promise) if promise else None,
             'no_promise': None if self.flag else NO_FLAG, 'selected': self.selected or None,
@@ -159,6 +172,7 @@ def evaluate_bundle(
                          bundle.card.class_names)
     read = labelled_frames(bundle, settings, data, split, blocks, ood)
     known = read.known
+    require_classes(rule, known, bundle.card.class_names)
     is_fitted = _has_used(bundle, [image for image, _ in known.pairs], 'images')
     _has_used(bundle, [*read.foreign.values()], 'foreign images')
     with opened(bundle, settings, scorer=every_score(bundle)) as pipeline:
@@ -182,7 +196,7 @@ def evaluate_bundle(
         frames, foreign, known.pairs, rule.text,
         {name: ranker.rank(values, foreign.scores[name] if foreign else None)
          for name, values in frames.scores.items()},
-        flag, is_fitted, passes, precision, read.remark)
+        flag, is_fitted, passes, precision, blocks is not None, read.remark)
 
 
 def _has_used(bundle: ModelBundle, images: Sequence[ImageU8], what: str) -> bool:
@@ -200,8 +214,8 @@ def _flag(
     blocks: NDArray[np.str_] | None, is_fitted: bool,
 ) -> FlagFigures:
     """Return the gate's figures; `blocks` are those of a file, if given."""
-    accepted, order = frames.accepted(limits), _order(calibration, frames, limits)
-    strange = None if foreign is None else _order(calibration, foreign, limits)
+    accepted, order = frames.accepted(limits), frames.ratios(limits)
+    strange = None if foreign is None else foreign.ratios(limits)
     verdict = None if promise is None else judge_promise(
         accepted, frames.is_bad, frames.blocks, promise.alpha + calibration.carried_error,
         is_new=not is_fitted)
@@ -211,12 +225,3 @@ def _flag(
         share_interval(accepted, frames.blocks),
         bad_share(accepted, frames.is_bad, blocks, num_tries=len(frames) if is_fitted else 1),
         None if foreign is None else float(foreign.accepted(limits).mean()))
-
-
-def _order(calibration: Calibration, frames: FrameTable, limits: Mapping[str, float]) -> Column:
-    """Return the gate's order of the frames: the rank, or largest score over threshold."""
-    facts = calibration.family
-    family = RankFamily.from_facts(facts) if facts else None
-    if family is None or not set(limits) <= set(family.names):
-        return frames.ratios(limits)
-    return family.frame_ranks(frames.scores, tuple(limits))

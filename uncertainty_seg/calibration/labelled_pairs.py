@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.backends.registry import open_backend
+from uncertainty_seg.calibration.stats.bad_rule import BadRule
 from uncertainty_seg.calibration.stats.evaluation import Pair
 from uncertainty_seg.core.arrays import ImageU8
 from uncertainty_seg.core.bundle import ModelBundle
@@ -29,7 +30,7 @@ from uncertainty_seg.core.dropout_masks import PassSource
 from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
-from uncertainty_seg.errors import DatasetError, some_of
+from uncertainty_seg.errors import ConfigError, DatasetError, some_of
 from uncertainty_seg.storage.foreign_files import load_ignore_mask
 from uncertainty_seg.storage.labelled_folder import (
     LabelledFolder,
@@ -199,7 +200,7 @@ def refuse_familiar(
     """
     Raise DatasetError if any image is pixel-identical to a known frame, whatever its name.
 
-    A guard chosen to refuse such images, or a promise fitted on them, would be meaningless.
+    A share of such images refused, or a promise fitted on them, would be meaningless.
     """
     stems = {image_digest(image): stem
              for (image, _), stem in zip(known.pairs, known.stems, strict=True)}
@@ -210,6 +211,23 @@ def refuse_familiar(
             f'{len(both)} of {len(images)} {what} are {whose} too, pixel for pixel (the first is '
             f'{both[0][0]!r}, which is {both[0][1]!r})', 'other images',
             'take them out of one of the two, or give a folder of both a splits.json')
+
+
+def require_classes(rule: BadRule, known: KnownFrames, names: Sequence[str]) -> None:
+    """
+    Raise ConfigError if the rule names a class that no mask of the frames has.
+
+    Nearly every frame would be good by such a term, and a bad frame would only be one on which the
+    network sees the class.
+    """
+    named = {term.class_id for term in rule.terms if term.class_id is not None}
+    found = set[int]().union(*(np.unique(mask).tolist() for _, mask in known.pairs))
+    missing = [names[label] for label in sorted(named - found)]
+    if missing:
+        raise ConfigError(
+            f'the rule {rule.text!r} names the class {missing[0]!r}, which no frame has',
+            'one of ' + ', '.join(name for label, name in enumerate(names) if label in found),
+            'label frames with it, or leave that term out')
 
 
 @dataclass(frozen=True)
@@ -257,8 +275,7 @@ def count_familiar(bundle: ModelBundle, images: Sequence[ImageU8]) -> int:
 
 def every_score(bundle: ModelBundle) -> ScoreVector:
     """Return the score vector with all scores that a bundle provides."""
-    made = bundle.calibration
-    return ScoreVector(bundle.card, made.density if made else None, features=bundle.features)
+    return ScoreVector(bundle.card, features=bundle.features)
 
 
 @contextmanager

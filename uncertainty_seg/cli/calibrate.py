@@ -2,10 +2,11 @@
 """
 Fit the temperature and the thresholds of a bundle's flag, with a promise on accepted bad frames.
 
-Training frames give the density of ordinary scores and select the scores of the gate; with --ood
-also guards, which refuse out-of-distribution frames. Validation frames give the temperature. The
-held-out split limits gives the thresholds, so that at most a share alpha of the frames is accepted
-and bad (conformal risk control over blocks). calibration.json is written into the bundle.
+The gate is the same for all data: margin.class_mean orders the frames, and the guards features.knn
+and mutual_information.top refuse those unlike the training frames. Validation frames give the
+temperature. The held-out split limits gives the thresholds, so that at most a share alpha of the
+frames is accepted and bad (conformal risk control over blocks). What that rests on, and whether to
+rely on it, is printed. calibration.json is written into the bundle.
 
 With --like the bundle is a calibrated one in another precision. It takes over the thresholds of
 that one, lowered until it accepts hardly any image of --data that the other refuses; no masks are
@@ -28,7 +29,7 @@ from uncertainty_seg.cli.arguments import (
 from uncertainty_seg.errors import ConfigError
 
 # Options of a fit, which --like does not take.
-_OF_A_FIT = ('train', 'val', 'limits', 'blocks', 'bad', 'alpha', 'scores', 'ood', 'report')
+_OF_A_FIT = ('train', 'val', 'limits', 'blocks', 'bad', 'alpha', 'scores', 'report')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='largest share of frames that are accepted and bad, one or more '
                              'promises [0.05 0.10]')
     parser.add_argument('--scores', nargs='+', metavar='SCORE', default=(),
-                        help='scores of the gate [chosen on the training frames]')
-    parser.add_argument('--ood', type=Path, metavar='DIR',
-                        help='out-of-distribution images, to select guards on')
+                        help='scores of the gate [margin.class_mean features.knn '
+                             'mutual_information.top]')
     parser.add_argument('--report', type=Path, metavar='FILE',
                         help='write an HTML report there')
     parser.add_argument('--sign', type=Path, metavar='KEY',
@@ -93,7 +93,9 @@ def run(args: argparse.Namespace) -> int:
         if absent:
             raise ConfigError(f'no images for {" and ".join(absent)}',
                               '--data DIR with these splits, or a folder for each')
-        found = call_with(calibrate, args, **places, settings=settings).summary()
+        outcome = call_with(calibrate, args, **places, settings=settings)
+        found = outcome.summary()
+        print('\n'.join(outcome.sentences()))
     folder = find_bundle(args.bundle)
     print(f'The thresholds are in {folder / "calibration.json"}; run evaluate on other images to '
           'see whether the promise is kept.')

@@ -453,7 +453,7 @@ def convert(bundle: ModelBundle | Path | str, out: Path | str, precision: str) -
         graph = to_precision(load_model(str(source.folder / name)), precision)
         require_clean(graph)
         files[name] = graph.SerializeToString()
-    changed = replace(card, name=out.resolve().name, precision=precision, metrics={})
+    changed = replace(card, name=out.resolve().name, precision=precision, metrics={}, promise='')
     return ModelBundle(out, write_bundle(out, changed, files), None)
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import partial
 import math
 import os
 from pathlib import Path
@@ -157,7 +156,7 @@ def _plan(
         return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
                          precision=precision)
     limits = gate_limits(calibration, settings.gate)
-    scorer = ScoreVector(card, calibration.density, limits, bundle.features)
+    scorer = ScoreVector(card, limits, bundle.features)
     return CheckPlan(
         card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
         precision)
@@ -173,7 +172,7 @@ class CheckPlan:
     Inputs of a self-check.
 
     Images are uint8 (h, w, 3) in the card's size and colour order; `limits` are the thresholds of
-    the gated scores. `scorer` computes the scores; without it, `frame_scores` does.
+    the gated scores. `scorer` computes the scores, or else `frame_scores`.
     """
 
     card: ModelCard
@@ -189,6 +188,10 @@ class CheckPlan:
     def masks(self, seed: int) -> Masks:
         """Draw the masks of a frame."""
         return lazy_inputs(self.card, self.passes, seed)
+
+    def scores_of(self, maps: UncertaintyMaps) -> Mapping[str, float]:
+        """Score a frame."""
+        return self.scorer.compute(maps) if self.scorer else frame_scores(maps)
 
 
 @dataclass
@@ -220,22 +223,13 @@ def check_backend(
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
         maps = _run(backend, plan, image, chosen)
         right = _run(reference, plan, image, chosen)
-        gaps.append(_gap(maps, right, plan, image))
+        gaps.append(difference(maps, right, plan.passes, plan.limits, plan.scores_of))
         sane += sanity_checks(maps, plan.passes)
         firsts.append(maps)
         progress('reference')
     found = Findings([*closeness_checks(worst(gaps), plan.tolerance), *worst_checks(sane)])
     _repeat(backend, plan, masks, firsts, runs, found, progress)
     return found
-
-
-def _gap(
-    maps: UncertaintyMaps, right: UncertaintyMaps, plan: CheckPlan, image: ImageU8
-) -> Difference:
-    if plan.scorer is None:
-        return difference(maps, right, plan.passes, plan.limits)
-    score = partial(plan.scorer.compute, image=image)
-    return difference(maps, right, plan.passes, plan.limits, score)
 
 
 def _run(runner: Any, plan: CheckPlan, image: ImageU8, masks: Masks) -> UncertaintyMaps:

@@ -11,6 +11,6 @@ for the next one, which keeps a core busy between frames.
 
 __all__ = [
     'arrays', 'bundle', 'calibration', 'dropout_masks', 'frame_guard', 'frame_loop', 'gate',
-    'grid', 'image_codec', 'model_card', 'pipeline', 'plausibility', 'preprocess', 'render',
-    'scores.density', 'scores.image', 'scores.vector', 'settings', 'status', 'uncertainty',
+    'grid', 'image_codec', 'image_damage', 'model_card', 'pipeline', 'plausibility', 'preprocess',
+    'render', 'scores.density', 'scores.vector', 'settings', 'status', 'uncertainty',
 ]

@@ -20,14 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from uncertainty_seg.core.model_card import digests_in, load_object, SEEN_DIGITS
-from uncertainty_seg.core.scores.density import ScoreDensity
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 # Every score lies in 0..1, so no score could exceed a threshold of 1 or more.
 HIGHEST_SCORE = 1.0
+# With fewer bad frames behind it, a promise says little about bad frames, although it is valid.
+FEWEST_BAD = 10
 _FIX = 'calibrate the bundle again'
-# Version of the file. Version 3 allowed thresholds from images used in training or selection.
-_SCHEMA_VERSION = 4
+# Version of the file. Version 3 allowed thresholds from images used in training or selection, and
+# up to 4 the scores of the gate were chosen by data and the number of bad frames was not kept.
+_SCHEMA_VERSION = 5
 _SCHEMA, _DIGEST = 'schema', 'sha256'
 
 
@@ -45,7 +47,8 @@ class Promise:
     None where the thresholds were carried over. `bad_if_accepted_upper` bounds P(bad | accepted)
     with 95 % confidence (Clopper-Pearson; Bonferroni-corrected for all candidate thresholds if
     the same frames chose among them). Its unit is the block: of the blocks with an accepted
-    frame, the share with a bad accepted one, so each such block counts equally.
+    frame, the share with a bad accepted one, so each such block counts equally. `num_bad` of the
+    `num_frames` frames are bad.
     """
 
     alpha: float
@@ -53,6 +56,7 @@ class Promise:
     bad: str
     num_blocks: int
     num_frames: int
+    num_bad: int
     bound: float
     accepted: float | None
     accepted_and_bad: float | None
@@ -61,10 +65,22 @@ class Promise:
     def __post_init__(self) -> None:
         """Raise CalibrationError for thresholds or a bound out of range."""
         wrong = [k for k, v in self.limits.items() if not 0 < v < HIGHEST_SCORE]
-        if wrong or not self.limits or not 0 < self.bound <= self.alpha < 1:
+        if wrong or not self.limits or not 0 < self.bound <= self.alpha < 1 \
+                or not 0 <= self.num_bad <= self.num_frames:
             raise CalibrationError(
-                f'a promise of {self.alpha}: bound {self.bound} or limits {wrong} out of range',
+                f'a promise of {self.alpha}: bound {self.bound}, limits {wrong} or {self.num_bad} '
+                f'bad of {self.num_frames} frames out of range',
                 'limits between 0 and 1, a bound of at most alpha', _FIX)
+
+    @property
+    def weakness(self) -> str:
+        """Return why the promise is empty or weak, in words; '' if `FEWEST_BAD` are bad."""
+        if self.num_bad >= FEWEST_BAD:
+            return ''
+        if not self.num_bad:
+            return f'an empty promise: none of the {self.num_frames} frames behind it is bad'
+        return (f'a weak promise: only {self.num_bad} of the {self.num_frames} frames behind it '
+                f'{"is" if self.num_bad == 1 else "are"} bad')
 
 
 def without_shares(promise: Promise) -> Promise:
@@ -118,13 +134,11 @@ class Calibration:
     data_sha256: str
     # Thresholds of the gated scores for each alpha.
     promises: tuple[Promise, ...] = ()
-    # Joint density of the scores of ordinary frames.
-    density: ScoreDensity | None = None
-    # How all thresholds change as the gate gets stricter; read by the subpackage `calibration`.
-    family: Mapping[str, Any] | None = None
+    # What the calibration rests on, see `calibration.basis`; empty if made by other means.
+    basis: Mapping[str, Any] = field(default_factory=dict)
     # `mask_digest` of the excluded pixels.
     ignore_sha256: str = ''
-    # Limits of the statistics of `core.scores.image`; if empty, only the fixed limits apply.
+    # Limits of the statistics of `core.image_damage`; if empty, only the fixed limits apply.
     damage_limits: Mapping[str, float] = field(default_factory=dict)
     # Digest of the file with the features of the training frames; empty if there is none.
     features_sha256: str = ''
@@ -166,7 +180,7 @@ class Calibration:
                 raise CalibrationError(came, expected, _FIX)
         if self.damage_limits:
             # Not at the top: it imports OpenCV, which the help of a command must not load.
-            from uncertainty_seg.core.scores.image import require_limits
+            from uncertainty_seg.core.image_damage import require_limits
 
             require_limits(self.damage_limits)
 
@@ -187,17 +201,13 @@ class Calibration:
 
 def calibration_to_json(calibration: Calibration) -> str:
     """Return a calibration as indented JSON, with a digest of all other entries."""
-    # Not asdict of the whole: it would copy the density's arrays, which are not JSON.
     facts: dict[str, Any] = {_SCHEMA: _SCHEMA_VERSION} | {
         f.name: getattr(calibration, f.name) for f in dataclasses.fields(calibration)}
     facts['seen_images'] = ''.join(calibration.seen_images)
     facts['promises'] = [dataclasses.asdict(promise) for promise in calibration.promises]
-    facts['density'] = calibration.density and calibration.density.to_facts()
     facts['carried_from'] = calibration.carried_from and dataclasses.asdict(
         calibration.carried_from)
-    lines = (f'  "{key}": {_value_text(key, value)}'
-             for key, value in {**facts, _DIGEST: _digest(facts)}.items())
-    return '{\n' + ',\n'.join(lines) + '\n}\n'
+    return json.dumps({**facts, _DIGEST: _digest(facts)}, indent=2) + '\n'
 
 
 def calibration_from_json(text: str | bytes) -> Calibration:
@@ -211,7 +221,9 @@ def calibration_from_json(text: str | bytes) -> Calibration:
         raw = load_object(text)
         if raw.get(_SCHEMA) != _SCHEMA_VERSION:
             raise CalibrationError(
-                f'calibration.json has schema {raw.get(_SCHEMA, 1)}', f'{_SCHEMA_VERSION}', _FIX)
+                f'calibration.json has schema {raw.get(_SCHEMA, 1)}', f'{_SCHEMA_VERSION}',
+                f'{_FIX}: `uncertainty_seg calibrate` with the images, blocks and rule as before, '
+                'or, for a bundle in another precision, like the bundle it was made of')
         if raw.pop(_DIGEST) != _digest(raw):
             raise CalibrationError(
                 'calibration.json was changed after it was written', 'what calibrate wrote',
@@ -224,19 +236,12 @@ def calibration_from_json(text: str | bytes) -> Calibration:
         ) from err
 
 
-def _value_text(key: str, value: object) -> str:
-    # Long rows of numbers are for programs; the rest should be readable as well.
-    indent = None if key in ('density', 'family') else 2
-    return json.dumps(value, indent=indent).replace('\n', '\n  ')
-
-
 def _from_facts(raw: dict[str, Any]) -> Calibration:
-    density, source = raw['density'], raw['carried_from']
+    source = raw['carried_from']
     del raw[_SCHEMA]
     return Calibration(**{
         **raw, 'gate_scores': tuple(raw['gate_scores']),
         'promises': tuple(Promise(**promise) for promise in raw['promises']),
-        'density': density and ScoreDensity.from_facts(density),
         'carried_from': source and CarriedFrom(**{**source, 'accepted': {
             alpha: (float(one), float(other))
             for alpha, (one, other) in source['accepted'].items()}}),

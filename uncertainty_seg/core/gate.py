@@ -18,6 +18,9 @@ from dataclasses import dataclass, replace
 import difflib
 import math
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from uncertainty_seg.core.calibration import Calibration, HIGHEST_SCORE, Promise
 from uncertainty_seg.core.settings import GateSettings
 from uncertainty_seg.errors import ConfigError
@@ -35,6 +38,32 @@ RISE_RATIO = 0.95
 FALL_WITHIN_S = 1.0
 WITHIN = ('all scores within limits',)
 NO_CALIBRATION = 'no promise: the bundle has no calibration'
+
+
+# A guard has a threshold like any score, but no say about frames below it: how near a frame is to
+# being foreign says nothing about whether its mask is bad, so the order of such frames is that of
+# the other scores. Its threshold does not depend on alpha: this share of the training frames is at
+# or below it. Features detect foreign water, and disagreement of the passes foreign objects.
+GUARDS = {'features.knn': 0.98, 'mutual_information.top': 0.99}
+
+
+def is_guard(name: str) -> bool:
+    """Return whether a score guards against frames unlike the training frames."""
+    return name in GUARDS
+
+
+def largest_ratio(ratios: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
+    """
+    Return the largest ratio of score to threshold, for frames (n,) or one frame.
+
+    `ratios` are those of each gated score. That of a guard counts only from 1, where it refuses
+    the frame, unless there are only guards; NaN counts as infinite.
+    """
+    only_guards = all(map(is_guard, ratios))
+    values = [np.where(is_guard(name) and not only_guards and np.less(ratio, 1), 0.0, ratio)
+              for name, ratio in ratios.items()]
+    found = np.max(values, axis=0)
+    return np.where(np.isnan(found), np.inf, found)
 
 
 def gate_limits(calibration: Calibration, settings: GateSettings) -> dict[str, float]:
@@ -101,7 +130,8 @@ def weakened_by(calibration: Calibration, settings: GateSettings) -> tuple[str, 
 
 
 def _said(promise: Promise) -> str:
-    return f'accepted and bad ({promise.bad}) in at most {promise.alpha:g} of the frames'
+    said = f'accepted and bad ({promise.bad}) in at most {promise.alpha:g} of the frames'
+    return f'{said} ({promise.weakness})' if promise.weakness else said
 
 
 def cannot_rise(
@@ -157,7 +187,8 @@ class Verdict:
     reasons : tuple of str
         One sentence each; `WITHIN` when confident, or the bad scores that `fall_frames` tolerates.
     score_ratio : float
-        Largest ratio of a score to its threshold; above 1 for a bad frame; infinite after a fault.
+        Largest ratio of a score to its threshold, see `largest_ratio`; above 1 for a bad frame;
+        infinite after a fault.
     kind : str
         'confident', 'uncertain', 'recovering' (scores good, not yet long enough), 'fault',
         or 'unknown' (no frame yet).
@@ -243,7 +274,7 @@ class Gate:
             return self.fault(f'score {negative[0]} is {values[negative[0]]:.4g}, below the '
                               'minimum 0', now_s)
         ratios = {name: values[name] / limit for name, limit in self._thresholds.items()}
-        worst = max(ratios.values())
+        worst = float(largest_ratio(ratios))
         over = [
             f'{name} {values[name]:.4g} over {self._thresholds[name]:.4g}'
             for name, limit in self._thresholds.items() if values[name] > limit

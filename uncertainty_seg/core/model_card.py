@@ -179,6 +179,8 @@ class ModelCard:
     silenced: tuple[str, ...] = ()
     # `image_digest` of every image that trained it or chose its epoch, sorted; empty if unknown.
     seen_images: tuple[str, ...] = ()
+    # What the calibration promises, and how weak that is, in words; empty without one.
+    promise: str = ''
 
     def __post_init__(self) -> None:
         """Raise ModelBundleError for the first contradiction or value out of bounds."""
@@ -256,7 +258,7 @@ class ModelCard:
                  *self.sha256]
         bad_names = [n for n in names if not 0 < len(n) <= _LONGEST_NAME or not n.isprintable()]
         texts = {'training': self.training, 'license': self.license,
-                 'not_good_for': self.not_good_for}
+                 'not_good_for': self.not_good_for, 'promise': self.promise}
         bad_texts = [k for k, v in texts.items() if len(v) > _LONGEST_TEXT
                      or not all(c.isprintable() or c in _SPACES for c in v)]
         bad_digests = [k for k, v in self.sha256.items() if not _SHA256.fullmatch(v)]
@@ -340,7 +342,7 @@ def card_to_json(card: ModelCard) -> str:
             del site['kind']
     for name, default in (('feature_shape', None), ('mask_draw', 'independent'),
                           ('grid_offset', (0.0, 0.0)), ('grid_error', 0.0), ('silenced', ()),
-                          ('seen_images', '')):
+                          ('seen_images', ''), ('promise', '')):
         if raw[name] == default:
             del raw[name]
     return json.dumps(raw, indent=2) + '\n'

@@ -45,6 +45,12 @@ from uncertainty_seg.core.gate import (
     weakened_by,
 )
 from uncertainty_seg.core.grid import Grid
+from uncertainty_seg.core.image_damage import (
+    damage,
+    FIXED_LIMITS,
+    image_statistics,
+    KeptPoints,
+)
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.plausibility import Backend, CheckedBackend
 from uncertainty_seg.core.preprocess import (
@@ -54,12 +60,6 @@ from uncertainty_seg.core.preprocess import (
     unfit_bytes,
     unfit_label,
     unfit_map,
-)
-from uncertainty_seg.core.scores.image import (
-    damage,
-    FIXED_LIMITS,
-    image_statistics,
-    KeptPoints,
 )
 from uncertainty_seg.core.scores.vector import score_names, ScoreVector
 from uncertainty_seg.core.settings import (
@@ -378,7 +378,7 @@ class Pipeline:
         run_s = self._clock()
         scores = epoch.scorer.compute(
             maps.inside(geometry.rows, geometry.columns, self.card.grid),
-            fitted[geometry.rows, geometry.columns], self._ignore_at(geometry))
+            self._ignore_at(geometry))
         timings = {
             'preprocess': (fitted_s - start_s) * 1e3,
             **self._backend.timings_ms,
@@ -494,11 +494,9 @@ class Pipeline:
         self._backend.close()
 
     def _new_scorer(self, settings: Settings, gate: Gate | None) -> ScoreVector:
-        calibration = self._bundle.calibration
         gated = gate.thresholds if gate else ()
         names = None if self._has_all_scores else {*score_names(), *gated}
-        density = calibration.density if calibration else None
-        return ScoreVector(self.card, density, names, self._bundle.features)
+        return ScoreVector(self.card, names, self._bundle.features)
 
     def _ignore_at(self, geometry: Geometry) -> NDArray[np.bool_] | None:
         if self._ignore is None:

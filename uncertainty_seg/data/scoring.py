@@ -495,10 +495,7 @@ class ShardEngine:
         self.card = self._bundle.card
         settings = offline_settings(self._bundle, settings)
         self._ignore = load_ignore_mask(settings.ignore_mask)
-        calibration = self._bundle.calibration
-        self._scorer = ScoreVector(
-            self._bundle.card, calibration.density if calibration else None,
-            features=self._bundle.features)
+        self._scorer = ScoreVector(self._bundle.card, features=self._bundle.features)
         self._backend = open_backend(settings.backend, self._bundle, settings)
         # The backend that `auto` chose here is used for every shard of the table.
         self.settings = replace(settings, backend=self._backend.name)

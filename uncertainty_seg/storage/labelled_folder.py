@@ -47,6 +47,7 @@ _log = logging.getLogger(__name__)
 _MOST_SHOWN = 24  # characters of a value in an error
 _MOST_FAULTS = 100  # frames in an error
 _T = TypeVar('_T')
+_Entry = tuple[int, str, tuple[int, int, int]]  # id, name and colour of a class
 _SPLITS_FORM = '{"train": ["NAME", ...], "val": ["NAME", ...]}, names without ending'
 _FORM = '{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...]}'
 _BLOCK_FORMS = '{"frame_0001": "dive_07", ...} as JSON, or lines frame_0001,dive_07 as CSV'
@@ -100,8 +101,8 @@ def read_classes(path: Path) -> ClassTable:
 
     The form is ``{"classes": [{"id": 0, "name": "seabed", "rgb": [0, 0, 0]}, ...], "ignore_index":
     255}``. A class may be given by its name alone: its position is the id, and a colour is
-    generated. Raises DatasetError if the file is missing, has another format, its ids are not
-    0..C-1, or a name is repeated.
+    generated. A class whose id is the ignore index is left out. Raises DatasetError if the file is
+    missing, has another format, its ids are not 0..C-1, or a name is repeated.
     """
     if not path.is_file():
         raise DatasetError(f'{path} is {"a folder" if path.is_dir() else "missing"}',
@@ -130,6 +131,7 @@ def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
         entries = sorted(_class_entry(*pair) for pair in enumerate(classes or ()))
         if not _is_byte(ignore_index := raw.get('ignore_index', 255)):
             raise ValueError(f'ignore_index is {ignore_index!s:.60}, no whole number of 0 to 255')
+        entries = _without_void(entries, ignore_index, source)
     except ValueError as err:
         raise DatasetError(f'{source} has another form ({err})', _FORM) from err
     ids, names, palette = zip(*entries, strict=True)
@@ -144,7 +146,18 @@ def _class_table(raw: dict[str, Any], source: str) -> ClassTable:
     return ClassTable(names, palette, ignore_index, source)
 
 
-def _class_entry(index: int, entry: Any) -> tuple[int, str, tuple[int, int, int]]:
+def _without_void(entries: list[_Entry], ignore_index: int, source: str) -> list[_Entry]:
+    """Leave out the class of unlabelled pixels, with a line in the log; ValueError if no other."""
+    kept = [entry for entry in entries if entry[0] != ignore_index]
+    for _, name, _ in set(entries) - set(kept):
+        _log.info('%s: the class %r has the id of ignore_index, %d, so its pixels count as '
+                  'unlabelled and it is no class', source, name, ignore_index)
+    if not kept:
+        raise ValueError(f'its only class has the id of ignore_index, {ignore_index}')
+    return kept
+
+
+def _class_entry(index: int, entry: Any) -> _Entry:
     """Return id, name and colour of a class; ValueError if one is missing or of wrong type."""
     if isinstance(entry, str):
         # Steps of the golden angle give neighbours in the list different hues.
@@ -465,6 +478,16 @@ def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
     """
     if path is None:
         return np.array(stems, dtype=np.str_)
+    block_of = blocks_in(path)
+    missing = [stem for stem in stems if stem not in block_of]
+    if missing:
+        raise DatasetError(f'{path} has no block for {missing[0]!r} and {len(missing) - 1} more',
+                           'one for every frame')
+    return np.array([block_of[stem] for stem in stems], dtype=np.str_)
+
+
+def blocks_in(path: Path) -> dict[str, str]:
+    """Return the blocks of a file of `read_blocks` by frame; DatasetError as there."""
     try:
         pairs = _pairs(path)
     except (OSError, ValueError, TypeError, csv.Error) as err:
@@ -473,11 +496,7 @@ def read_blocks(path: Path | None, stems: Sequence[str]) -> NDArray[np.str_]:
     if len(block_of) < len(pairs):
         twice, _ = Counter(stem for stem, _ in pairs).most_common(1)[0]
         raise DatasetError(f'{path} has the frame {twice!r} twice', 'one block a frame')
-    missing = [stem for stem in stems if stem not in block_of]
-    if missing:
-        raise DatasetError(f'{path} has no block for {missing[0]!r} and {len(missing) - 1} more',
-                           'one for every frame')
-    return np.array([block_of[stem] for stem in stems], dtype=np.str_)
+    return block_of
 
 
 def _pairs(path: Path) -> list[tuple[str, str]]:

@@ -238,15 +238,17 @@ def write_calibration(
         replace_file(bundle.folder / CALIBRATION_FILE, calibration_to_json(calibration))
 
 
-def update_metrics(bundle: ModelBundle, metrics: Mapping[str, float]) -> None:
+def update_measured(
+    bundle: ModelBundle, metrics: Mapping[str, float], promise: str
+) -> None:
     """
-    Write measured figures into a bundle's card; the graphs are not changed.
+    Write measured figures and the promise into a bundle's card; the graphs are not changed.
 
     The bundle is no longer signed. A process that is killed meanwhile leaves a bundle without
     SHA256SUMS, which loads with a warning, and never one that looks signed.
     """
     with _changed(bundle.folder):
-        card = dataclasses.replace(bundle.card, metrics=dict(metrics))
+        card = dataclasses.replace(bundle.card, metrics=dict(metrics), promise=promise)
         replace_file(bundle.folder / CARD_FILE, card_to_json(card))
 
 

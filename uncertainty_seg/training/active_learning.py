@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from uncertainty_seg.backends.opening import open_pipeline
 from uncertainty_seg.core.arrays import ConfusionMatrix, ImageU8
 from uncertainty_seg.core.pipeline import FrameResult
-from uncertainty_seg.core.preprocess import fit_image
 from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.data.likeness import class_means, frame_features
@@ -249,10 +248,8 @@ class _Rounds:
             for rgb in progress(data.images, desc=f'judge by round {number}', unit='image'):
                 image = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR), np.uint8)
                 result = pipeline.measure(image)
-                where = result.geometry.rows, result.geometry.columns
-                fitted = fit_image(image, result.geometry, bundle.card.input)[where]
-                found = vector.compute(
-                    result.at_grid.inside(*where, result.grid), fitted) if score else {}
+                found = vector.compute(result.at_grid.inside(
+                    result.geometry.rows, result.geometry.columns, result.grid)) if score else {}
                 yield image, result, found.get(score, math.nan)
 
     def labelled(self, number: int) -> LabelledFolder:

@@ -32,7 +32,7 @@ NASTY = '<script>alert("x")</script> & \'$a_b$\' \\frac'
 CLASSES = ('water', NASTY, 'pipe')
 PALETTE = ((0, 0, 0), (0, 120, 255), (255, 255, 255))
 SCORES = ('entropy.mean', 'entropy.top', 'mutual_information.top',
-          'mutual_information.worst_window', 'entropy.class.aquatic plants and sea-grass', NASTY)
+          'mutual_information.mean', 'entropy.class.aquatic plants and sea-grass', NASTY)
 SCALE = HeatScale('entropy', 0.1, 0.4, 0.7)
 CARD: Any = SimpleNamespace(palette=PALETTE, ignore_index=255)
 

@@ -146,7 +146,7 @@ def test_numbers_are_written_for_people_and_what_is_not_known_is_a_dash() -> Non
 
 @pytest.mark.parametrize(('upper', 'is_useless'), [(0.995, True), (0.12, False)])
 def test_a_flag_of_which_most_may_be_bad_is_not_to_be_used(upper: float, is_useless: bool) -> None:
-    promise = Promise(0.05, {'entropy.mean': 0.3}, 'iou<0.5', 30, 30, 0.04, 0.03, 0.01, upper)
+    promise = Promise(0.05, {'entropy.mean': 0.3}, 'iou<0.5', 30, 30, 12, 0.04, 0.03, 0.01, upper)
     leads, warnings = _judged(promise)
     assert (f'{100 * upper:.1f}' in ' '.join(warnings)) == is_useless
     assert (f'{100 * upper:.1f}' in ' '.join(leads)) != is_useless

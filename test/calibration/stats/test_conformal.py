@@ -18,7 +18,7 @@ from uncertainty_seg.calibration.stats.conformal import (
     quantile_limits,
 )
 from uncertainty_seg.calibration.stats.evaluation import FrameTable
-from uncertainty_seg.calibration.stats.ranks import RankFamily
+from uncertainty_seg.calibration.stats.gate_scale import GateScale
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
 
@@ -48,7 +48,7 @@ def test_a_bound_exactly_at_alpha_is_kept_in_spite_of_rounding() -> None:
     bad = (rows % 5 == 0) & (rows < 125) | (rows == 594)
     names = np.char.zfill((rows // 5).astype(str), 3)
     frames = FrameTable(tuple(names), names, {'a': rows / 1000}, 1.0 * bad, bad)
-    promise = fit_promise(FAMILY.only(['a']), frames, ('a',), 0.05, 'rule')
+    promise = fit_promise(GateScale({'a': 1.0}, frozenset()), frames, 0.05, 'rule')
     assert promise.bound == 0.05 and (rows / 1000 <= promise.limits['a']).sum() == 594
 
 
@@ -145,14 +145,14 @@ def table(n: int, seed: int, per_block: int = 1) -> FrameTable:
     return FrameTable(tuple(f'f{i}' for i in range(n)), blocks, scores, 1.0 - is_bad, is_bad)
 
 
-FAMILY = RankFamily.fit(table(500, 9).scores)
+SCALE = GateScale.fit(table(500, 9).scores, ('a', 'b'))
 
 
 @pytest.mark.parametrize('alpha', [0.05, 0.1])
 @pytest.mark.parametrize('per_block', [1, 5])
 def test_the_shares_are_those_of_the_limits_that_are_written(alpha: float, per_block: int) -> None:
     frames = table(500, 1, per_block)
-    promise = fit_promise(FAMILY, frames, ('a', 'b'), alpha, 'rule')
+    promise = fit_promise(SCALE, frames, alpha, 'rule')
     inside = (frames.scores['a'] <= promise.limits['a']) & \
         (frames.scores['b'] <= promise.limits['b'])
     assert promise.accepted == pytest.approx(inside.mean())
@@ -186,8 +186,8 @@ def test_a_frame_of_which_nothing_is_known_is_within_no_limit() -> None:
 def test_where_few_frames_are_bad_the_gate_still_ends_at_what_was_seen() -> None:
     frames = table(500, 1)
     frames = dataclasses.replace(frames, is_bad=np.arange(500) < 5)
-    promise = fit_promise(FAMILY, frames, ('a', 'b'), 0.1, 'rule')
-    assert promise.limits == pytest.approx(FAMILY.limits(1.0, ('a', 'b')))
+    promise = fit_promise(SCALE, frames, 0.1, 'rule')
+    assert promise.limits == pytest.approx(SCALE.limits(1.0))
     assert promise.accepted_and_bad <= 0.01 and promise.bound < 0.02
     # The shares of the halves end there too.
     rows = np.arange(200)

@@ -68,4 +68,4 @@ def test_thresholds_of_so_many_frames_spread_as_is_said(count: int, alpha: float
     assert lower < np.mean(shares) < min(alpha + 0.004, upper)
 
 
-PROMISE = Promise(0.05, {'entropy.mean': 0.5}, 'iou<0.5', 300, 300, 0.05, 0.5, 0.05, 0.1)
+PROMISE = Promise(0.05, {'entropy.mean': 0.5}, 'iou<0.5', 300, 300, 54, 0.05, 0.5, 0.05, 0.1)

@@ -255,6 +255,6 @@ def test_every_score_of_the_gate_is_held_to_its_limit(name: str) -> None:
     given = _plan(bundle, Settings(), fixed_images(bundle.card.input, 1), 'fp32')
     assert bundle.calibration is not None
     assert given.limits == bundle.calibration.promise_of(0.05).limits
-    guard, order = {'pipeline': ('density.scores', 'margin.class_mean'),
+    guard, order = {'pipeline': ('mutual_information.top', 'margin.class_mean'),
                     'suim': ('features.knn', 'margin.class_mean')}[name]
     assert set(given.scorer.names) == set(given.limits) >= {guard, order}

@@ -50,11 +50,48 @@ def test_the_nearest_neighbour_is_that_of_brute_force(density: FeatureDensity) -
 
 
 def test_a_frame_held_out_scores_as_if_it_had_never_been_there(density: FeatureDensity) -> None:
-    held = held_out_scores(density)
-    for row in (0, 31, 62):
-        without = dataclasses.replace(density, bank=np.delete(density.bank, row, 0))
-        assert held[row] == pytest.approx(without.score(density.bank[row].astype(np.float64)),
-                                          abs=1e-9)
+    stems = [f'{i:03}' for i in range(90)]
+    names, single = np.array(stems), np.full(90, 'dive')
+    dives = np.array([f'dive {i // 30}' for i in range(90)])
+    shuffled = np.random.default_rng(3).permutation(90)
+    # By name, and not in the order of the bank, 4 frames on either side are left out.
+    beside = {row: [i for i in range(90) if abs(shuffled[i] - shuffled[row]) <= 4]
+              for row in (0, 31, 62)}
+    for order, blocks, left_out in (
+        (np.arange(90), names, lambda row: range(max(row - 4, 0), min(row + 5, 90))),
+        (shuffled, names, lambda row: beside[row]),
+        (np.arange(90), dives, lambda row: {*range(row // 30 * 30, row // 30 * 30 + 30),
+                                            *range(max(row - 4, 0), row + 5)}),
+        (np.arange(90), single, lambda row: [row]),
+    ):
+        held = held_out_scores(density, [stems[i] for i in order], blocks)
+        for row in (0, 31, 62):
+            without = dataclasses.replace(
+                density, bank=np.delete(density.bank, list(left_out(row)), 0))
+            assert held[row] == pytest.approx(
+                without.score(density.bank[row].astype(np.float64)), abs=1e-9)
+
+
+def test_a_training_set_of_dives_expects_of_a_new_dive_that_it_lies_apart() -> None:
+    """Compare frames of new dives; by the nearest of all frames, they would all be refused."""
+    rng = np.random.default_rng(5)
+
+    def dive(count: int) -> list[np.ndarray]:
+        at = rng.normal(size=6)
+        return [(at + 0.01 * rng.normal(size=6))[None, :, None, None].repeat(4, 2).repeat(
+            5, 3).astype(np.float32) + np.float32(0.001) * rng.normal(size=(1, 6, 4, 5)).astype(
+                np.float32) for _ in range(count)]
+
+    train = [frame for _ in range(80) for frame in dive(6)]
+    found = fit_feature_density((features, None) for features in train)
+    stems, new = [f'{i:03}' for i in range(len(train))], [dive(1)[0] for _ in range(100)]
+    scores = np.array([found.score(pooled(features)) for features in new])
+    for blocks in np.array(stems), np.array([f'{i // 6}' for i in range(len(train))]):
+        limit = np.quantile(held_out_scores(found, stems, blocks), 0.97)
+        assert (scores > limit).mean() < 0.15
+    every = found.units @ found.units.T
+    np.fill_diagonal(every, -1)
+    assert (scores > np.quantile((1 - every.max(1)) / 2, 0.97)).all()
 
 
 @for_each('scale', [1e-12, 1e-8, 1e-6, 1.0, 1e6, 1e12])

@@ -13,8 +13,7 @@ import pytest
 
 from uncertainty_seg.calibration.calibrate import damage_limits
 from uncertainty_seg.core.frame_loop import FrameLoop
-from uncertainty_seg.core.pipeline import Pipeline
-from uncertainty_seg.core.scores.image import (
+from uncertainty_seg.core.image_damage import (
     damage,
     FIXED_LIMITS,
     image_statistics,
@@ -22,6 +21,7 @@ from uncertainty_seg.core.scores.image import (
     KeptPoints,
     STATISTICS,
 )
+from uncertainty_seg.core.pipeline import Pipeline
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.storage.model_bundle import load_bundle
 

@@ -56,9 +56,7 @@ from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError
 from uncertainty_seg.calibration.stats.promise_verdict import (
     NOT_KEPT,
     PromiseVerdict,
-    spread,
 )
-from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.bundle import ModelBundle
 from uncertainty_seg.core.calibration import Calibration, CarriedFrom, Promise
@@ -80,13 +78,13 @@ def write_calibration_report(
 ) -> None:
     """Write the report of a calibration; ConfigError if the file cannot be written."""
     made, card = found.calibration, request.bundle.card
-    assert made.family is not None  # calibrate always stores one
-    promise, family = made.promises[0], RankFamily.from_facts(made.family)
+    promise, sentences = made.promises[0], found.sentences()
     # The pipeline that measured `found` had no thresholds yet.
     calibrated = ModelBundle(request.bundle.folder, card, made, found.features)
-    order = family.frame_ranks(found.held.scores, made.gate_scores)
+    order = found.held.ratios(promise.limits)
     ranker = FrameRanker(found.held)
     leads, warnings = _judged(promise)
+    (warnings if promise.weakness else leads).insert(0, sentences[0])
     write_page(path, Report(f'Calibration of {card.name}', [
         _risk_section(found.held, order, promise),
         _classes_section(found.after, card, promise.limits),
@@ -101,8 +99,7 @@ def write_calibration_report(
             'Frames of the split limits': f'{made.num_limits}',
             'Bad among them': f'{found.held.is_bad.mean():.0%}',
             'Scores of the gate': ', '.join(made.gate_scores)}),
-        Section('notes', 'Notes', [Notes([_promise_note(one, *found.halves[one.alpha])
-                                          for one in made.promises])]),
+        Section('notes', 'What this rests on', [Notes(sentences[1:])]),
     ], leads, warnings, _tiles(found.after, promise)).page())
 
 
@@ -142,7 +139,7 @@ def comparison_page(found: Comparison) -> str:
     rows = [
         Row([title if index == 0 else '', row.label, interval_text(row.value, 3),
              interval_text(row.gain, 3, is_gain=True) if row.gain else '', row.name],
-            bool(row.gain and row.gain.lower > 0))
+            row.direction > 0)
         for title, group in found.groups() for index, row in enumerate(group)]
     contenders = [Row([label, words, found.timings[label]])
                   for label, words in found.contenders.items()]
@@ -286,15 +283,6 @@ def _evaluation_facts(found: Evaluated) -> dict[str, str]:
     if found.foreign is not None:
         facts['Foreign frames'] = f'{len(found.foreign)}'
     return facts
-
-
-def _promise_note(promise: Promise, accepted: float, bad: float) -> str:
-    lower, upper = spread(promise)
-    return (f'At alpha {promise.alpha:g} the gate accepts {promise.accepted:.0%} of the frames, '
-            f'{promise.accepted_and_bad:.1%} are accepted and bad. Thresholds fitted on one half '
-            f'of the blocks accept {accepted:.0%} of the other, and {bad:.1%} are accepted and '
-            f'bad. The share accepted and bad of a calibration on {promise.num_blocks} blocks '
-            f'varies by chance from {lower:.1%} to {upper:.1%} if it alone sets the thresholds.')
 
 
 def _carried_note(made: Calibration, source: CarriedFrom) -> str:

@@ -12,7 +12,7 @@ other water, and it is void for blocks that were used to choose the scores.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 import math
 
@@ -20,15 +20,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from uncertainty_seg.calibration.stats.evaluation import FrameTable
+from uncertainty_seg.calibration.stats.gate_scale import GateScale, HIGHEST_RANK
 from uncertainty_seg.calibration.stats.intervals import CONFIDENCE, Draws
 from uncertainty_seg.calibration.stats.metrics import Floats
-from uncertainty_seg.calibration.stats.ranks import RankFamily
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.calibration import Promise
 from uncertainty_seg.errors import CalibrationError, ConfigError
 
-# The rank of the most uncertain reference frame.
-HIGHEST_RANK = 1.0
 _ROUNDING = 1e-12
 _HALVINGS = 100
 
@@ -70,6 +68,10 @@ def promised_limit(
     # Frames of equal rank are accepted together, so only the last of them is a threshold.
     is_last = np.append(ranked[1:] > ranked[:-1], True) & np.isfinite(ranked)
     fits = is_last & (_bound(lost, len(sizes)) <= alpha + _ROUNDING)
+    if not is_last.any():
+        raise CalibrationError(
+            'no frame can be accepted: all scores are no numbers, or a guard refuses every frame',
+            'frames like those of the training', 'look at the images, or name other scores')
     if not fits.any():
         raise CalibrationError(
             f'no frame can be accepted at alpha {alpha:g}: the lowest scores are of bad frames',
@@ -102,20 +104,20 @@ def _index(blocks: ArrayLike) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 
 
 def fit_promise(
-    family: RankFamily, frames: FrameTable, names: Sequence[str], alpha: float, bad: str
+    scale: GateScale, frames: FrameTable, alpha: float, bad: str
 ) -> Promise:
     """
-    Fit the thresholds of some scores on calibration frames, for the rule `bad`.
+    Fit the thresholds of a gate on calibration frames, for the rule `bad`.
 
-    The family must have been fitted on other frames. The shares in the promise are those of the
+    The scale must have been fitted on other frames. The shares in the promise are those of the
     final thresholds. Raises CalibrationError if there are too few blocks, or no frame can be
     accepted.
     """
-    ranks = family.frame_ranks(frames.scores, names)
+    ranks = scale.ranks(frames.scores)
     # If few frames are bad, the promise alone would accept every frame; but nothing is known about
     # frames that exceed all reference frames.
     rank = min(promised_limit(ranks, frames.is_bad, frames.blocks, alpha), HIGHEST_RANK)
-    limits = family.limits(rank, names)
+    limits = scale.limits(rank)
     num_blocks = len(np.unique(frames.blocks))
     for factor in (1.0, 1 - 1e-9):  # the second if rounding of a threshold breaks the promise
         limits = {name: value * factor for name, value in limits.items()}
@@ -127,7 +129,7 @@ def fit_promise(
             break
     # Any frame's rank could have become the threshold, hence the number of tries.
     upper = bad_share(accepted, frames.is_bad, frames.blocks, num_tries=len(frames)).upper
-    return Promise(alpha, limits, bad, num_blocks, len(frames), reached,
+    return Promise(alpha, limits, bad, num_blocks, len(frames), int(frames.is_bad.sum()), reached,
                    mean_block_share(accepted, frames.blocks), lost, upper)
 
 

@@ -26,6 +26,7 @@ from uncertainty_seg.calibration.stats.intervals import (
 )
 from uncertainty_seg.calibration.stats.metrics import ExpectedCalibrationError, Ranking
 from uncertainty_seg.core.arrays import Column, Columns, ConfusionMatrix, ImageU8, LabelMap
+from uncertainty_seg.core.gate import largest_ratio
 from uncertainty_seg.core.model_card import ModelCard
 from uncertainty_seg.core.pipeline import FrameResult, Pipeline
 from uncertainty_seg.core.uncertainty import MAP_NAMES
@@ -78,9 +79,8 @@ class FrameTable:
         return accepted_by(self.scores, limits)
 
     def ratios(self, limits: Mapping[str, float]) -> Column:
-        """Return the largest score over threshold of each frame, (n,); infinite for NaN."""
-        ratios = np.max([self.scores[name] / limit for name, limit in limits.items()], axis=0)
-        return np.where(np.isnan(ratios), np.inf, ratios)
+        """Return the `largest_ratio` of each frame, (n,), as the flag's score; inf for NaN."""
+        return largest_ratio({name: self.scores[name] / limit for name, limit in limits.items()})
 
 
 def accepted_by(scores: Columns, limits: Mapping[str, float]) -> NDArray[np.bool_]:

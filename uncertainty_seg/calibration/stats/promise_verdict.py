@@ -91,12 +91,12 @@ def spread(promise: Promise) -> tuple[float, float]:
     Return the central 95 % range of the share accepted and bad, over draws of as many blocks.
 
     With one frame per block, the share on new frames has a beta distribution (Vovk, 2012,
-    arXiv:1209.2673). It varies less with several frames per block, which may be bad in part, and
-    is lower if the promise would permit thresholds above the training frames. Requires scipy.
+    arXiv:1209.2673), of that of the promise's `bound`. It varies less with several frames per
+    block, which may be bad in part. Requires scipy.
     """
     from scipy.stats import beta
 
     count = promise.num_blocks
-    allowed = max(math.floor(promise.alpha * (count + 1) + 1e-9), 1)
+    allowed = max(math.floor(promise.bound * (count + 1) + 1e-9), 1)
     lower, upper = beta.interval(CONFIDENCE, allowed, count + 1 - allowed)
     return float(lower), float(upper)

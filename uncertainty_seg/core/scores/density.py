@@ -1,16 +1,14 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-How unusual a frame is: by a few of its scores together, and by the features of the network.
+How unusual a frame is, by the features of the network.
 
-`ScoreDensity`: each score may have a common value while the combination never occurs: a picture
-that is flat and green, a confident mask with many borders. A Gaussian mixture over the scores
-detects this. `FeatureDensity`: a network may be confident about something that is not in its
-training images, although its features differ. A frame is compared with its k-th nearest training
-frame, by the mean and standard deviation of each channel. Directions are compared, not lengths:
-plain and turbid pictures have short features, which would count as ordinary.
+A network may be confident about something that is not in its training images, although its
+features differ. A frame is compared with its k-th nearest training frame, by the mean and standard
+deviation of each channel. Directions are compared, not lengths: plain and turbid pictures have
+short features, which would count as ordinary.
 
-Both measure whether a frame is unusual, not whether it is bad: a frame clearer than all training
-frames is unusual, too. The subpackage `calibration` fits both; they are evaluated here.
+This measures whether a frame is unusual, not whether it is bad: a frame clearer than all training
+frames is unusual, too. The subpackage `calibration` fits the density; it is evaluated here.
 
 References
 ----------
@@ -20,12 +18,8 @@ Nearest neighbours: Sun et al., 2022, arXiv:2204.06507.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-import dataclasses
 from dataclasses import dataclass
 from functools import cached_property
-import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,103 +29,10 @@ from uncertainty_seg.core.grid import at_cells, cells, Grid
 from uncertainty_seg.core.uncertainty import UncertaintyMaps
 from uncertainty_seg.errors import CalibrationError
 
-DENSITY_SCORE = 'density.scores'
 KNN_SCORE = 'features.knn'
 _FIX = 'calibrate the bundle again'
-# Standardised scores are clipped to this: larger values carry no more information.
-_FARTHEST = 1e6
-# A gate takes the largest ratio of score to threshold. Ordinary frames must be far below the
-# threshold of this score: otherwise it affects their order, about which it has no information.
-POWER = 8
 
 Vectors = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ScoreDensity:
-    """
-    A Gaussian mixture of K components over d standardised scores.
-
-    A score is standardised as (value - centre) / scale, both (d,). `weights` (K,) sum to 1,
-    `means` are (K, d). `factors` (K, d, d) are upper triangular, with covariance^-1 =
-    factor @ factor.T: scikit-learn's ``precisions_cholesky_``.
-    """
-
-    names: tuple[str, ...]
-    centre: Vectors
-    scale: Vectors
-    weights: Vectors
-    means: Vectors
-    factors: Vectors
-
-    def __post_init__(self) -> None:
-        """Raise CalibrationError for parameters that define no density."""
-        size, parts = len(self.names), len(self.weights)
-        wanted = {'centre': (size,), 'scale': (size,), 'weights': (parts,),
-                  'means': (parts, size), 'factors': (parts, size, size)}
-        for name, shape in wanted.items():
-            array = getattr(self, name)
-            if array.shape != shape or not size * parts or not np.isfinite(array).all():
-                raise CalibrationError(f'density has {name} of shape {array.shape}',
-                                       f'{shape}, all finite', _FIX)
-        diagonals = np.diagonal(self.factors, axis1=1, axis2=2)
-        is_sound = (self.scale > 0).all() and (self.weights > 0).all() and (diagonals > 0).all()
-        if not is_sound or abs(self.weights.sum() - 1) > 1e-6 or np.tril(self.factors, -1).any():
-            raise CalibrationError('density with a scale, weight or factor out of range',
-                                   'positive ones, weights that sum to 1', _FIX)
-
-    def surprise_nats(self, scores: Mapping[str, float]) -> float:
-        """
-        Return the negative log likelihood of a frame's standardised scores, in nats.
-
-        Raises CalibrationError if a score is missing.
-        """
-        missing = [name for name in self.names if name not in scores]
-        if missing:
-            raise CalibrationError(f'no score {missing[0]!r} for the density',
-                                   ', '.join(self.names), _FIX)
-        values = np.array([scores[name] for name in self.names], np.float64)
-        if not np.isfinite(values).all():
-            return float('nan')
-        standard = np.clip((values - self.centre) / self.scale, -_FARTHEST, _FARTHEST)
-        whitened = np.einsum('ki,kij->kj', standard - self.means, self.factors)
-        return -_log_sum(self._log_peaks() - 0.5 * (whitened**2).sum(1))
-
-    def score(self, scores: Mapping[str, float]) -> float:
-        """
-        Return how unusual a frame is, 0..1; NaN if a score is not finite.
-
-        It is (s / (s + d / 2)) ** 8, where s is the surprise above its lower bound, that of all
-        components at their peak at once. For one Gaussian the mean of s is d / 2, so an ordinary
-        frame is near 0.004, and one with twice that s near 0.04.
-        """
-        above = self.surprise_nats(scores) + _log_sum(self._log_peaks())
-        if math.isnan(above):
-            return above
-        above = max(above, 0.0)
-        return float((above / (above + len(self.names) / 2)) ** POWER)
-
-    def to_facts(self) -> dict[str, object]:
-        """Return the parameters as plain lists, for `from_facts`."""
-        facts = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {k: list(v) if k == 'names' else v.tolist() for k, v in facts.items()}
-
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> ScoreDensity:
-        """Build a density from plain lists; CalibrationError if they define none."""
-        arrays = {k: np.array(v, np.float64) for k, v in facts.items() if k != 'names'}
-        return cls(tuple(str(name) for name in facts['names']), **arrays)
-
-    def _log_peaks(self) -> Vectors:
-        """Return the logarithm of each component's weight times its peak density, (K,)."""
-        diagonals = np.diagonal(self.factors, axis1=1, axis2=2)
-        volume = np.log(diagonals).sum(1) - 0.5 * len(self.names) * math.log(2 * math.pi)
-        return np.asarray(np.log(self.weights) + volume)
-
-
-def _log_sum(values: Vectors) -> float:
-    highest = float(values.max())
-    return highest + math.log(float(np.exp(values - highest).sum()))
 
 
 @dataclass(frozen=True)
@@ -149,7 +50,7 @@ class FeatureDensity:
     bank: NDArray[np.float16]
     centre: FloatMap
     axes: FloatMap
-    neighbours: int = 5
+    neighbours: int = 1
 
     def __post_init__(self) -> None:
         """Raise CalibrationError for arrays that define no distance."""

@@ -1,20 +1,13 @@
 # Copyright 2026 The uncertainty_seg authors. SPDX-License-Identifier: Apache-2.0
 """
-Measures of the image alone, without the network: scores of its quality, and signs of damage.
+Signs of damage in an image, which a network accepts: what a lens cannot produce.
 
-*Scores* complement a confident network, whose passes agree on a black frame as well as on a good
-one. They do not depend on classes, lie in 0..1 and grow as the picture gets worse. None alone
-indicates a bad mask: a sharp picture of open water is flat and blue. They are inputs of the
-density of scores. They are computed on the network's input without padding, so finer detail does
-not count, and thresholds hold for one input size.
-
-*Statistics of damage* detect, in a sample of the decoded image, what a lens cannot produce: rows
-that repeat, a step between two rows across the whole picture, rows that alternate, a half that
-occurs twice, channels that do not match. A network accepts such a picture. Each grows with the
-damage and has one upper limit. Some limits hold for any camera; the others are set by the frames
-of the calibration, with a margin, and are off without a calibration. Damage that is as smooth as a
-photograph is not detected: a tear between two similar frames, rows that are shifted a little each,
-red and blue swapped in a nearly grey picture.
+In a sample of the decoded image: rows that repeat, a step between two rows across the whole
+picture, rows that alternate, a half that occurs twice, channels that do not match. Each statistic
+grows with the damage and has one upper limit. Some limits hold for any camera; the others are set
+by the frames of the calibration, with a margin, and are off without a calibration. Damage that is
+as smooth as a photograph is not detected: a tear between two similar frames, rows that are shifted
+a little each, red and blue swapped in a nearly grey picture.
 """
 
 from __future__ import annotations
@@ -26,159 +19,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from uncertainty_seg.core.arrays import ImageU8, LabelMap, require_shape
-from uncertainty_seg.core.model_card import COLOR_ORDERS
-from uncertainty_seg.errors import CalibrationError, ImageError, ShapeError
+from uncertainty_seg.core.arrays import ImageU8, require_shape
+from uncertainty_seg.errors import CalibrationError, ImageError
 
 Bytes = NDArray[np.uint8]
-
-# -------------------------------------------------------------------------------------------------
-# Scores.
-
-IMAGE_SCORES = ('darkness', 'blur', 'low_contrast', 'specks', 'haze', 'flat_color', 'green_cast',
-                'blue_cast')
-# Blocks of 1/16 of the height: small enough to lie inside one object.
-BLOCKS_DOWN = 16
-DETAIL_QUANTILE = 0.9
-# Colour and haze, which have no fine detail, are computed on a picture this many times smaller.
-SHRINK = 4
-# Values at which a score is 0.5: those of an ordinary photograph of a diver's camera.
-HALF_CONTRAST = 30.0
-HALF_CHROMA = 10.0
-HALF_SHARPNESS = 0.5
-# Specks are smaller than this share of the height; noise of this many grey levels is tolerated.
-SPECK_SIZE = 1 / 51
-SPECK_NOISE = 4.5
-# Rounding to bytes adds this to the mean square of a second difference: 1/12 times 4^2 + 4.
-_ROUNDING = 20 / 12
-
-
-def image_scores(
-    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None = None
-) -> dict[str, float]:
-    """
-    Score how bad a picture is, by `IMAGE_SCORES`, which `core.scores.vector` describes.
-
-    The image is uint8 (h, w, 3) as the network sees it, without padding, in the `color_order`
-    'rgb' or 'bgr'. A block with a pixel of `ignore` (h, w) inside or next to it is left out. All
-    scores are NaN if everything is left out; blur and low contrast also if no block is left or the
-    picture is too small for one; specks also if no pixel is far enough from those left out. Raises
-    ShapeError if image or mask has another shape.
-    """
-    require_shape('image', image, (None, None, 3), np.uint8)
-    if color_order not in COLOR_ORDERS:
-        raise ShapeError(f'colour order {color_order!r}', f'one of {", ".join(COLOR_ORDERS)}')
-    if ignore is not None:
-        require_shape('ignore mask', ignore, image.shape[:2], np.bool_)
-    if not image.size or (ignore is not None and ignore.all()):
-        return dict.fromkeys(IMAGE_SCORES, float('nan'))
-    code = cv2.COLOR_RGB2GRAY if color_order == 'rgb' else cv2.COLOR_BGR2GRAY
-    gray = np.asarray(cv2.cvtColor(image, code), np.uint8)
-    scores = {'darkness': _darkness(image, ignore), **_detail(gray, ignore),
-              'specks': _specks(gray, ignore), **_color(image, color_order, ignore)}
-    return {name: scores[name] for name in IMAGE_SCORES}
-
-
-def _darkness(image: ImageU8, ignore: NDArray[np.bool_] | None) -> float:
-    """Return one minus the mean of the brightest channel."""
-    first, second, third = cv2.split(image)
-    brightest = cv2.max(cv2.max(first, second), third)
-    kept = None if ignore is None else (~ignore).view(np.uint8)
-    return 1 - float(cv2.mean(brightest, kept)[0]) / 255
-
-
-def _detail(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> dict[str, float]:
-    """Compare second differences with contrast, block by block."""
-    side = max(8, round(gray.shape[0] / BLOCKS_DOWN))
-    rows, columns = gray.shape[0] // side * side, gray.shape[1] // side * side
-    if not rows or not columns:
-        return {'blur': float('nan'), 'low_contrast': float('nan')}
-    second = cv2.Laplacian(gray, cv2.CV_16S)[:rows, :columns].astype(np.float32)
-    levels = gray[:rows, :columns].astype(np.float32)
-    mean, square = _block_means(levels, side), _block_squares(levels, side)
-    contrast = np.sqrt(np.maximum(square - mean * mean, 0))
-    energy = np.sqrt(np.maximum(_block_squares(second, side) - _ROUNDING, 0))
-    if ignore is not None:
-        # A second difference reaches one pixel beyond its block.
-        near = cv2.dilate(ignore.view(np.uint8), np.ones((3, 3), np.uint8))[:rows, :columns]
-        whole = _block_means(near.astype(np.float32), side) == 0
-        contrast, energy = contrast[whole], energy[whole]
-    if not contrast.size:
-        return {'blur': float('nan'), 'low_contrast': float('nan')}
-    # The added grey level keeps noise from counting as detail of a flat block.
-    sharpness = float(np.quantile(energy / (contrast + 1), DETAIL_QUANTILE))
-    return {
-        'blur': HALF_SHARPNESS / (HALF_SHARPNESS + sharpness),
-        'low_contrast': HALF_CONTRAST
-        / (HALF_CONTRAST + float(np.quantile(contrast, DETAIL_QUANTILE))),
-    }
-
-
-def _specks(gray: LabelMap, ignore: NDArray[np.bool_] | None) -> float:
-    """Compare small bright specks (particles near the lamp) with small dark ones."""
-    width = 2 * max(1, round(gray.shape[0] * SPECK_SIZE / 2)) + 1
-    shape = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
-    kept = None
-    if ignore is not None:
-        # Both operations reach twice as far as the shape; a square is faster.
-        square = np.ones((2 * width - 1, 2 * width - 1), np.uint8)
-        kept = (cv2.dilate(ignore.view(np.uint8), square) == 0).view(np.uint8)
-        if not kept.any():
-            return float('nan')
-    bright, dark = (
-        _mean_square(cv2.morphologyEx(gray, operation, shape), kept)
-        for operation in (cv2.MORPH_TOPHAT, cv2.MORPH_BLACKHAT))
-    noise = SPECK_NOISE**2
-    return (bright + noise / 2) / (bright + dark + noise)
-
-
-def _mean_square(values: LabelMap, kept: NDArray[np.uint8] | None) -> float:
-    mean, spread = (float(v[0, 0]) for v in cv2.meanStdDev(values, mask=kept))
-    return mean * mean + spread * spread
-
-
-def _block_means(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    down, across = values.shape[0] // side, values.shape[1] // side
-    # Rows first: this adds whole lines at once.
-    lines = values.reshape(down, side, -1).sum(1)
-    return np.asarray(lines.reshape(down, across, side).sum(2) / side**2, np.float32)
-
-
-def _block_squares(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the mean square of each block, without allocating an array of squares."""
-    down, across = values.shape[0] // side, values.shape[1] // side
-    rows = values.reshape(down, side, -1)
-    lines = np.einsum('dsx,dsx->dx', rows, rows)
-    return np.asarray(lines.reshape(down, across, side).sum(2) / side**2, np.float32)
-
-
-def _color(
-    image: ImageU8, color_order: str, ignore: NDArray[np.bool_] | None
-) -> dict[str, float]:
-    """Score a smaller picture: its veil, its mean colour and the spread of its colours."""
-    size = max(1, image.shape[1] // SHRINK), max(1, image.shape[0] // SHRINK)
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    code = cv2.COLOR_RGB2LAB if color_order == 'rgb' else cv2.COLOR_BGR2LAB
-    lab = cv2.cvtColor(small, code)
-    blue = small[..., 2 if color_order == 'rgb' else 0]
-    # Water absorbs red, so the usual dark channel is red and carries no information.
-    veil, kept = cv2.min(small[..., 1], blue), None
-    if ignore is not None:
-        part = cv2.resize(ignore.astype(np.float32), size, interpolation=cv2.INTER_AREA)
-        kept = (part <= part.min()).view(np.uint8)
-        veil = cv2.max(veil, 255 * (1 - kept))  # so that it is never the darkest neighbour
-    veil = cv2.erode(veil, np.ones((5, 5), np.uint8))
-    mean, spread = (values.ravel()[1:] for values in cv2.meanStdDev(lab, mask=kept))
-    return {
-        'haze': cv2.mean(veil, kept)[0] / 255,
-        'flat_color': HALF_CHROMA / (HALF_CHROMA + float(np.hypot(*spread))),
-        'green_cast': (256 - float(mean[0])) / 256,
-        'blue_cast': (256 - float(mean[1])) / 256,
-    }
-
-
-# -------------------------------------------------------------------------------------------------
-# Damage.
 
 # Samples on each row and column, or a few more; every row and every column is sampled.
 SAMPLES = 48
