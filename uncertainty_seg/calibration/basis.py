@@ -21,7 +21,7 @@ from uncertainty_seg.calibration.stats.evaluation import FrameTable
 from uncertainty_seg.calibration.stats.promise_verdict import spread
 from uncertainty_seg.core.arrays import Column
 from uncertainty_seg.core.calibration import FEWEST_BAD, Promise
-from uncertainty_seg.core.gate import GUARDS, is_guard
+from uncertainty_seg.core.gate import GUARDS
 
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 # Alphas that a user may want, from the largest.
@@ -60,7 +60,7 @@ def promise_facts(
 def guard_facts(limits: Mapping[str, float], frames: FrameTable) -> dict[str, Any]:
     """Return by guard the shares of all frames, and of the good ones, that it alone refuses."""
     found = {}
-    for name in filter(is_guard, limits):
+    for name in (name for name in limits if name in GUARDS):
         over = ~(frames.scores[name] <= limits[name])
         good = over[~frames.is_bad]
         found[name] = {'threshold': limits[name], 'refused': float(over.mean()),
@@ -128,7 +128,7 @@ def _gate_sentence(
     words = [f'Gate: frames are ordered by {" and ".join(order)}']
     words += [f'{name} refuses {facts["refused"]:.1%} of the split limits as unlike '
               f'{GUARDS[name]:.0%} of the training frames' for name, facts in guards.items()]
-    if not any(map(is_guard, gate)):
+    if not any(name in GUARDS for name in gate):
         words.append('no guard refuses foreign water, so do not rely on the flag there')
     return '; '.join(words) + '.'
 

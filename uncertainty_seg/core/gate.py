@@ -47,11 +47,6 @@ NO_CALIBRATION = 'no promise: the bundle has no calibration'
 GUARDS = {'features.knn': 0.98, 'mutual_information.top': 0.99}
 
 
-def is_guard(name: str) -> bool:
-    """Return whether a score guards against frames unlike the training frames."""
-    return name in GUARDS
-
-
 def largest_ratio(ratios: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
     """
     Return the largest ratio of score to threshold, for frames (n,) or one frame.
@@ -59,8 +54,8 @@ def largest_ratio(ratios: Mapping[str, ArrayLike]) -> NDArray[np.float64]:
     `ratios` are those of each gated score. That of a guard counts only from 1, where it refuses
     the frame, unless there are only guards; NaN counts as infinite.
     """
-    only_guards = all(map(is_guard, ratios))
-    values = [np.where(is_guard(name) and not only_guards and np.less(ratio, 1), 0.0, ratio)
+    only_guards = all(name in GUARDS for name in ratios)
+    values = [np.where(name in GUARDS and not only_guards and np.less(ratio, 1), 0.0, ratio)
               for name, ratio in ratios.items()]
     found = np.max(values, axis=0)
     return np.where(np.isnan(found), np.inf, found)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from uncertainty_seg.core.arrays import Column, Columns
-from uncertainty_seg.core.gate import GUARDS, is_guard
+from uncertainty_seg.core.gate import GUARDS
 from uncertainty_seg.errors import CalibrationError
 
 # The rank of the training frame with the largest score.
@@ -46,7 +46,7 @@ class GateScale:
         Frames whose score is not finite are left out. Raises CalibrationError if none is finite
         and above 0.
         """
-        guards = frozenset(name for name in names if is_guard(name))
+        guards = frozenset(name for name in names if name in GUARDS)
         guards = guards if len(guards) < len(names) else frozenset()
         return cls({name: _unit(name, train[name], name in guards) for name in names}, guards)
 
