@@ -28,9 +28,12 @@ import pytest
 from uncertainty_seg.backends import registry
 from uncertainty_seg.backends.cpu.openvino import core_of_process, has_bf16
 from uncertainty_seg.backends.registry import open_pipeline
+from uncertainty_seg.calibration import api
 from uncertainty_seg.calibration.api import compare, evaluate
+from uncertainty_seg.calibration.calibrate import held_out_scores
 from uncertainty_seg.calibration.stats.conformal import upper_bound
 from uncertainty_seg.calibration.stats.promise_verdict import KEPT, SEEN, TOO_FEW
+from uncertainty_seg.core.scores.density import FeatureDensity
 from uncertainty_seg.core.settings import settings_from_dict
 from uncertainty_seg.errors import CalibrationError, ModelBundleError
 from uncertainty_seg.storage.model_bundle import load_bundle, write_calibration
@@ -326,6 +329,54 @@ def test_calibrate_signs_what_it_wrote_or_leaves_it_unsigned(
                      tmp_path / 'nowhere.pem')[0] == 2
 
 
+@pytest.mark.parametrize(('num_bad', 'word'), [(0, 'empty'), (3, 'weak')])
+def test_a_promise_on_few_bad_frames_is_called_empty_or_weak_wherever_it_is_shown(
+    folders: Path, tmp_path: Path, num_bad: int, word: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = write_folder(tmp_path / 'good', 60, 8, bad_share=0.0, hidden_share=0.0)
+    for file in sorted((limits / 'masks').iterdir())[:num_bad]:
+        cv2.imwrite(str(file), (cv2.imread(str(file), cv2.IMREAD_GRAYSCALE) + 1) % 3)
+    bundle = make_tiny_bundle(tmp_path / 'tiny', calibrated=False)
+    found = api.calibrate(bundle, folders / 'train', folders / 'val', limits, bad=RULE,
+                          settings=settings_from_dict(BASE))
+    told = ' '.join(found.sentences())
+    assert word in told and re.search("the rule 'iou<0[.][0-9]+' would make a tenth", told)
+    assert found.calibration.basis['splits']['limits'] == {
+        'frames': 60, 'bad': num_bad, 'blocks': None}
+    loaded = load_bundle(str(bundle))
+    assert word in loaded.card.promise
+    with open_pipeline(loaded, settings_from_dict(BASE)) as pipeline:
+        assert word in pipeline.promise
+    assert word in evaluate(bundle, folders / 'fresh', settings=settings_from_dict(BASE)).sentence()
+
+
+def test_frames_that_are_all_bad_are_refused_with_a_rule_that_would_do(
+    tiny_bundle: Path, folders: Path, tmp_path: Path
+) -> None:
+    limits = write_folder(tmp_path / 'bad', 30, 8, bad_share=1.0)
+    before = (tiny_bundle / 'calibration.json').read_bytes()
+    code, _, said = call_json('calibrate', tiny_bundle, *splits_of(folders, str(limits)), '--bad',
+                              'iou<0.99')
+    assert code == 2 and re.search(r"all 30 frames.*'iou<0[.]\d+' would make a tenth", said)
+    assert (tiny_bundle / 'calibration.json').read_bytes() == before
+
+
+def test_a_frame_is_not_compared_with_its_own_dive() -> None:
+    # Two dives of equal directions each: a frame of a new dive has no neighbour in the bank.
+    bank = np.repeat([[1.0, 0, 0, 0], [0, 1.0, 0, 0]], 30, 0).astype(np.float16)
+    features = FeatureDensity(bank, np.zeros(2, np.float32), np.ones((2, 1), np.float32))
+    stems = [f'{index:02}' for index in range(60)]
+    dives = np.repeat(['a', 'b'], 30)
+    assert held_out_scores(features, stems, dives) == pytest.approx(np.full(60, 0.5))
+    # Without blocks it is at least not compared with frames of neighbouring names: the second dive
+    # is shorter than that.
+    short = np.array([[1.0, 0, 0, 0]] * 58 + [[0, 1.0, 0, 0]] * 2).astype(np.float16)
+    found = held_out_scores(replace(features, bank=short), stems, np.array(stems))
+    assert found == pytest.approx([0.0] * 58 + [0.5] * 2)
+    # In one block each is compared with all others.
+    assert held_out_scores(features, stems, np.full(60, 'a')).max() == 0
+
+
 # -------------------------------------------------------------------------------------------------
 # Wrong input gives one sentence that names it, and changes nothing.
 
@@ -341,6 +392,11 @@ def spoil_mask(folder: Path, values: np.ndarray) -> None:
     cv2.imwrite(str(path), values)
 
 
+def without_red(val: Path) -> None:
+    for file in (val / 'masks').iterdir():
+        cv2.imwrite(str(file), np.minimum(cv2.imread(str(file), cv2.IMREAD_GRAYSCALE), 1))
+
+
 def leave(val: Path) -> None:
     """Change nothing."""
 
@@ -348,6 +404,7 @@ def leave(val: Path) -> None:
 WRONG: list[tuple[list[str], Callable[[Path], object], str]] = [
     (['--bad', 'iou>0.5'], leave, 'iou>0.5'),
     (['--bad', 'iou[whale]<0.5'], leave, 'whale'),
+    (['--bad', 'iou[red]<0.5'], without_red, 'one of blue, green'),
     (['--alpha', '0.005'], leave, 'at least 199'),
     (['--blocks', 'missing.csv'], leave, 'missing.csv'),
     (['--set', 'ignore_mask=missing.png'], leave, 'missing.png'),

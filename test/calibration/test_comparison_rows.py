@@ -23,6 +23,7 @@ from uncertainty_seg.calibration.comparison_rows import (  # noqa: E402
 from uncertainty_seg.calibration.report.page import interval_text  # noqa: E402
 from uncertainty_seg.calibration.report.reports import comparison_page  # noqa: E402
 from uncertainty_seg.calibration.stats.intervals import (  # noqa: E402
+    Interval,
     weighted_pixel_auroc,
 )
 from uncertainty_seg.errors import DatasetError  # noqa: E402
@@ -33,6 +34,18 @@ OWN = {'mean_iou', 'ece', 'error_auroc', 'bad_auroc', 'excess_aurc', 'accepted@0
 
 def rows_of(found: Comparison, label: str) -> dict[str, FigureRow]:
     return {row.figure: row for row in found.rows if row.label == label}
+
+
+@pytest.mark.parametrize(('gain', 'direction'), [
+    ((0.02, 0.01, 0.03), 1), ((-0.02, -0.03, -0.01), -1), ((0.02, -0.01, 0.03), 0),
+    ((0.0004, 0.0001, 0.001), 0), ((-0.0004, -0.001, -0.0001), 0), ((0.01, 0.0, 0.02), 0),
+])
+def test_no_difference_is_seen_where_it_rounds_to_0_or_the_interval_contains_0(
+    gain: tuple[float, float, float], direction: int
+) -> None:
+    row = FigureRow('mean_iou', 'new', '', Interval(0.5, 0.4, 0.6, 50), Interval(*gain, 50))
+    assert row.direction == direction
+    assert FigureRow('mean_iou', 'new', '', row.value).direction == 0
 
 
 @pytest.fixture(scope='module')

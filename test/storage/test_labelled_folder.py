@@ -73,6 +73,23 @@ def test_a_mask_that_holds_no_ids_is_said(
         load_folder(tmp_path, 'train')
 
 
+def test_a_class_with_the_id_of_the_ignore_index_counts_as_unlabelled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for place in ('images', 'masks'):
+        (tmp_path / place).mkdir()
+    cv2.imwrite(str(tmp_path / 'images' / 'a.png'), np.zeros((6, 8, 3), np.uint8))
+    mask = np.arange(48, dtype=np.uint8).reshape(6, 8) % 3
+    cv2.imwrite(str(tmp_path / 'masks' / 'a.png'), mask)
+    (tmp_path / 'classes.json').write_text(
+        '{"classes": ["sea", "reef", "void"], "ignore_index": 2}')
+    with caplog.at_level('INFO'):
+        found = load_folder(tmp_path, 'train')
+    assert found.class_names == ('sea', 'reef') and found.ignore_index == 2
+    assert (found.masks[0] == mask).all() and found.pixel_counts().tolist() == [[16, 16]]
+    assert [line for line in caplog.messages if "'void'" in line]
+
+
 @pytest.mark.parametrize(('splits', 'words'), [
     ('', "'a'"), ('{"val": ["a", "b"]}', "'a'"),
 ])
