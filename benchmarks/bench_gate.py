@@ -26,8 +26,8 @@ from uncertainty_seg.core.gate import gate_limits
 from uncertainty_seg.core.settings import GateSettings, Settings
 
 ROOT = Path(__file__).resolve().parents[1]
-ORDER, GUARD = 'margin.class_mean', 'features.knn'
-RULE, NUM_VAL, EPOCHS = 'iou<0.4', 31, 8
+ORDER, GUARD, RULE = 'margin.class_mean', 'features.knn', 'iou<0.4'
+NUM_VAL, EPOCHS = 31, 8
 SUIM, OUT = ROOT / 'config/models/suim', ROOT / 'train_output/gate'
 SIDES_PX = (240, 320, 400, 800, 1600)
 FORMATS = (('.png', []), ('.jpg', [cv2.IMWRITE_JPEG_QUALITY, 75]),
@@ -96,14 +96,13 @@ def of_files(bundle: Path, folder: Path) -> dict[str, Any]:
 def main() -> None:
     """Measure, and print a line of JSON for each data set and promise."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
-    parser.add_argument('suim', type=Path)
-    parser.add_argument('camvid', type=Path)
+    for name in ('suim', 'camvid'):
+        parser.add_argument(name, type=Path)
     parser.add_argument('--ood', type=Path, required=True, help='folder of foreign photographs')
     parser.add_argument('--files', action='store_true')
     args = parser.parse_args()
     if args.files:
-        print(json.dumps(of_files(SUIM, args.suim)))
-        return
+        return print(json.dumps(of_files(SUIM, args.suim)))
     for case in ((SUIM, args.suim, 'limits'), (*camvid(args.camvid), 'test')):
         for alpha in (0.05, 0.10):
             print(json.dumps(figures(*case, args.ood, alpha)), flush=True)

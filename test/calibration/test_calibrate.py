@@ -331,7 +331,7 @@ def test_calibrate_signs_what_it_wrote_or_leaves_it_unsigned(
 
 @pytest.mark.parametrize(('num_bad', 'word'), [(0, 'empty'), (3, 'weak')])
 def test_a_promise_on_few_bad_frames_is_called_empty_or_weak_wherever_it_is_shown(
-    folders: Path, tmp_path: Path, num_bad: int, word: str, capsys: pytest.CaptureFixture[str]
+    folders: Path, tmp_path: Path, num_bad: int, word: str
 ) -> None:
     limits = write_folder(tmp_path / 'good', 60, 8, bad_share=0.0, hidden_share=0.0)
     for file in sorted((limits / 'masks').iterdir())[:num_bad]:
@@ -347,7 +347,8 @@ def test_a_promise_on_few_bad_frames_is_called_empty_or_weak_wherever_it_is_show
     assert word in loaded.card.promise
     with open_pipeline(loaded, settings_from_dict(BASE)) as pipeline:
         assert word in pipeline.promise
-    assert word in evaluate(bundle, folders / 'fresh', settings=settings_from_dict(BASE)).sentence()
+    measured = evaluate(bundle, folders / 'fresh', settings=settings_from_dict(BASE))
+    assert word in measured.sentence()
 
 
 def test_frames_that_are_all_bad_are_refused_with_a_rule_that_would_do(

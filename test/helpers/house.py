@@ -117,7 +117,7 @@ def crowded(root: Path, most: int) -> dict[str, int]:
 # Figure -> maximum. Additions have to make room for themselves; no maximum is ever raised.
 BUDGET = {
     'lines of the package': 48_000, 'modules': 200, 'lines of tests': 45_000,
-    'lines of pages': 4_500, 'lines of benchmarks': 2_610, 'verbs': 15, 'options': 200,
+    'lines of pages': 4_500, 'lines of benchmarks': 2_600, 'verbs': 15, 'options': 200,
     'parameters of the node': 50, 'most files in a folder': 20,
 }
 # Runs in a separate process, since the checkout may be another. Options of sub-actions count.
