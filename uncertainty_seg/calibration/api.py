@@ -34,7 +34,6 @@ from uncertainty_seg.calibration.report.reports import (
 )
 from uncertainty_seg.calibration.stats.bad_rule import BadRule, DEFAULT_RULE
 from uncertainty_seg.core.bundle import ModelBundle
-from uncertainty_seg.core.calibration import Calibration
 from uncertainty_seg.core.gate import promise_text
 from uncertainty_seg.core.settings import GateSettings, Settings
 from uncertainty_seg.errors import ConfigError, require_libraries
@@ -113,8 +112,8 @@ def calibrate(
     found = fit_calibration(request)
     write_calibration(request.bundle, found.calibration, found.features)
     # Figures may be undefined, such as the AUROC of bad frames if there are none.
-    update_measured(request.bundle, {name: value for name, value in found.metrics().items()
-                                     if math.isfinite(value)}, _promise_of(found.calibration))
+    finite = {name: value for name, value in found.metrics().items() if math.isfinite(value)}
+    update_measured(request.bundle, finite, promise_text(found.calibration, GateSettings()))
     if key is not None:
         sign_bundle(request.bundle.folder, key)
     if report:
@@ -164,15 +163,10 @@ def calibrate_like(
     key = _checked_key(variant, None, sign)
     found = carry_over(variant, source, Path(data), checked_settings(settings), error)
     write_calibration(variant, found.calibration, source.features)
-    update_measured(variant, variant.card.metrics, _promise_of(found.calibration))
+    update_measured(variant, variant.card.metrics, promise_text(found.calibration, GateSettings()))
     if key is not None:
         sign_bundle(variant.folder, key)
     return found
-
-
-def _promise_of(made: Calibration) -> str:
-    """Return what the card says of the promise of the smallest alpha."""
-    return promise_text(made, GateSettings())
 
 
 def _checked_key(

@@ -77,9 +77,11 @@ def basis_sentences(
 ) -> list[str]:
     """Return the facts of `calibrate` in sentences, the one on whether to rely on it first."""
     promise = promises[0]
+    few = (f'Warning: {promise.num_bad} of the frames of the split limits count as bad by '
+           f'{promise.bad!r}; at least {FEWEST_BAD} are needed. {iou_sentence(basis)}')
     return [reliance(promise, basis['splits']['limits']['blocks'] is not None),
             *(_split_sentence(name, facts) for name, facts in basis['splits'].items()),
-            *([_few_bad_sentence(basis, promise)] if promise.weakness else []),
+            *([few] if promise.weakness else []),
             _gate_sentence(gate, promise, basis['guards']),
             *(_promise_sentence(one, basis['promises'][f'{one.alpha:g}']) for one in promises),
             _improvement(promises)]
@@ -102,12 +104,6 @@ def _split_sentence(name: str, facts: Mapping[str, Any]) -> str:
     blocks = 'blocks unknown' if facts['blocks'] is None else f'{facts["blocks"]} blocks'
     return (f'Split {name}: {facts["frames"]} frames ({blocks}), of which {facts["bad"]} are bad '
             f'({facts["bad"] / facts["frames"]:.0%}).')
-
-
-def _few_bad_sentence(basis: Mapping[str, Any], promise: Promise) -> str:
-    return (f'Warning: {"none" if not promise.num_bad else promise.num_bad} of the frames of the '
-            f'split limits {"is" if promise.num_bad < 2 else "are"} bad by {promise.bad!r}; at '
-            f'least {FEWEST_BAD} are needed. {iou_sentence(basis)}')
 
 
 def iou_sentence(facts: Mapping[str, Any]) -> str:
@@ -169,7 +165,5 @@ def evaluated_sentence(frames: FrameTable, has_blocks: bool, rule: str) -> str:
              f'{rule!r}.')
     if facts['bad'] >= FEWEST_BAD:
         return found
-    what = 'how bad frames are ranked or refused' if not facts['bad'] else \
-        'bad frames, except with wide intervals'
-    return (f'{found} That is too few to say anything about {what}. '
-            f'{iou_sentence(iou_facts(frames.mean_iou))}')
+    return (f'{found} Less than {FEWEST_BAD} are too few to say how bad frames are ranked or '
+            f'refused. {iou_sentence(iou_facts(frames.mean_iou))}')

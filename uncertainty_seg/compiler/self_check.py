@@ -31,7 +31,7 @@ from uncertainty_seg.core.gate import gate_limits
 from uncertainty_seg.core.model_card import FEATURE_MAP, InputSpec, ModelCard
 from uncertainty_seg.core.plausibility import Backend
 from uncertainty_seg.core.preprocess import fit_image, Geometry
-from uncertainty_seg.core.scores.vector import frame_scores, ScoreVector
+from uncertainty_seg.core.scores.vector import score_names, ScoreVector
 from uncertainty_seg.core.settings import passes_of, precision_of, Settings
 from uncertainty_seg.core.uncertainty import (
     grid_maps,
@@ -149,16 +149,11 @@ def _require_numbers(path: Path) -> None:
 def _plan(
     bundle: ModelBundle, settings: Settings, images: Sequence[ImageU8], precision: str
 ) -> CheckPlan:
-    card, calibration = bundle.card, bundle.calibration
-    passes = passes_of(card, settings)
-    tolerance = TOLERANCES[precision]
-    if calibration is None:
-        return CheckPlan(card, passes, settings.seed, 1.0, images, {}, tolerance,
-                         precision=precision)
-    limits = gate_limits(calibration, settings.gate)
-    scorer = ScoreVector(card, limits, bundle.features)
+    card, made = bundle.card, bundle.calibration
+    limits = gate_limits(made, settings.gate) if made else {}
     return CheckPlan(
-        card, passes, settings.seed, calibration.temperature, images, limits, tolerance, scorer,
+        card, passes_of(card, settings), settings.seed, made.temperature if made else 1.0, images,
+        limits, TOLERANCES[precision], ScoreVector(card, limits or score_names(), bundle.features),
         precision)
 
 
@@ -172,7 +167,7 @@ class CheckPlan:
     Inputs of a self-check.
 
     Images are uint8 (h, w, 3) in the card's size and colour order; `limits` are the thresholds of
-    the gated scores. `scorer` computes the scores, or else `frame_scores`.
+    the gated scores, and `scorer` computes these.
     """
 
     card: ModelCard
@@ -182,16 +177,12 @@ class CheckPlan:
     images: Sequence[ImageU8]
     limits: Mapping[str, float]
     tolerance: Tolerance
-    scorer: ScoreVector | None = None
+    scorer: ScoreVector
     precision: str = 'fp32'
 
     def masks(self, seed: int) -> Masks:
         """Draw the masks of a frame."""
         return lazy_inputs(self.card, self.passes, seed)
-
-    def scores_of(self, maps: UncertaintyMaps) -> Mapping[str, float]:
-        """Score a frame."""
-        return self.scorer.compute(maps) if self.scorer else frame_scores(maps)
 
 
 @dataclass
@@ -223,7 +214,7 @@ def check_backend(
     for image, chosen in [*((image, masks) for image in plan.images), (plan.images[0], others)]:
         maps = _run(backend, plan, image, chosen)
         right = _run(reference, plan, image, chosen)
-        gaps.append(difference(maps, right, plan.passes, plan.limits, plan.scores_of))
+        gaps.append(difference(maps, right, plan.passes, plan.limits, plan.scorer.compute))
         sane += sanity_checks(maps, plan.passes)
         firsts.append(maps)
         progress('reference')
@@ -426,7 +417,7 @@ TOLERANCES: Mapping[str, Tolerance] = {
 
 def difference(
     maps: UncertaintyMaps, reference: UncertaintyMaps, passes: int, limits: Mapping[str, float],
-    score: Callable[[UncertaintyMaps], Mapping[str, float]] = frame_scores,
+    score: Callable[[UncertaintyMaps], Mapping[str, float]],
 ) -> Difference:
     """
     Measure the differences of maps from the reference's, for the same image and masks.

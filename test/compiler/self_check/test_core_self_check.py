@@ -3,6 +3,7 @@
 
 import math
 
+from conftest import tiny_card
 import numpy as np
 import pytest
 
@@ -18,6 +19,7 @@ from uncertainty_seg.compiler.self_check import (
     VALUE_MAPS,
     worst,
 )
+from uncertainty_seg.core.scores.vector import score_names, ScoreVector
 from uncertainty_seg.core.uncertainty import (
     grid_maps,
     MAP_NAMES,
@@ -27,6 +29,7 @@ from uncertainty_seg.core.uncertainty import (
 
 PASSES, HEIGHT, WIDTH = 8, 20, 30
 NUM_PIXELS = HEIGHT * WIDTH
+USUAL = ScoreVector(tiny_card(), score_names()).compute
 
 
 def probabilities(seed: int = 0) -> np.ndarray:
@@ -56,12 +59,12 @@ def failed(checks: list[Check]) -> set[str]:
 
 
 def judged(found: UncertaintyMaps, precision: str = 'fp32') -> set[str]:
-    gap = difference(found, maps(), PASSES, {'entropy.mean': 0.5})
+    gap = difference(found, maps(), PASSES, {'entropy.mean': 0.5}, USUAL)
     return failed(closeness_checks(gap, TOLERANCES[precision]))
 
 
 def test_the_same_maps_pass_every_check() -> None:
-    assert difference(maps(), maps(), PASSES, {}) == Difference(0, 0, 0, 0, 0, 0)
+    assert difference(maps(), maps(), PASSES, {}, USUAL) == Difference(0, 0, 0, 0, 0, 0)
     assert judged(maps()) == failed(sanity_checks(maps(), PASSES)) == set()
 
 
@@ -73,7 +76,7 @@ def test_a_difference_is_what_was_put_in() -> None:
     ratio[0, :4] += np.float32(1 / PASSES)
     entropy = right.entropy + np.float32(0.01)
     found = maps(label=label, variation_ratio=ratio, entropy=entropy)
-    gap = difference(found, right, PASSES, {'entropy.mean': 0.5})
+    gap = difference(found, right, PASSES, {'entropy.mean': 0.5}, USUAL)
     assert gap.label_share == 6 / NUM_PIXELS
     assert gap.vote_share == 4 / NUM_PIXELS
     assert (gap.mean, gap.quantile, gap.largest) == pytest.approx((0.01, 0.01, 0.01), rel=1e-4)

@@ -30,6 +30,7 @@ from uncertainty_seg.compiler.self_check import (
     TOLERANCES,
 )
 from uncertainty_seg.core.dropout_masks import pass_inputs
+from uncertainty_seg.core.scores.vector import ScoreVector
 from uncertainty_seg.core.settings import Settings
 from uncertainty_seg.core.uncertainty import grid_maps, PassSums
 from uncertainty_seg.errors import BackendUnavailableError, ModelBundleError
@@ -88,7 +89,8 @@ def images() -> Any:
 
 def plan(images: Any, precision: str = 'fp32') -> CheckPlan:
     card = load_bundle(BUNDLE).card
-    return CheckPlan(card, PASSES, 0, 1.0, images, {'entropy.mean': 0.2}, TOLERANCES[precision])
+    return CheckPlan(card, PASSES, 0, 1.0, images, {'entropy.mean': 0.2}, TOLERANCES[precision],
+                     ScoreVector(card, ('entropy.mean',)))
 
 
 def failed(backend: Any, reference: Any, given: CheckPlan, **options: Any) -> set[str]:
@@ -160,7 +162,7 @@ def test_the_reference_of_a_bundle_of_16_bits_is_float32_of_its_weights(
     masks = pass_inputs(bundle.card, PASSES, 0)
     low, right = (grid_maps(runner.run(images[0], masks, 1.0)) for runner in (
         Reference(load_bundle(str(tmp_path / kind)), 1), reference))
-    gap = difference(low, right, PASSES, given.limits)
+    gap = difference(low, right, PASSES, given.limits, given.scorer.compute)
     assert 0 < gap.mean < TOLERANCES[kind].mean
 
 

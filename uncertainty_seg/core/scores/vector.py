@@ -92,18 +92,6 @@ def score_names() -> tuple[str, ...]:
     return tuple(f'{name}.{kind}' for name in USUAL_SCORED for kind in USUAL_KINDS)
 
 
-def frame_scores(maps: UncertaintyMaps) -> dict[str, float]:
-    """Return the scores of `score_names` of maps without padding; NaN for a map with any NaN."""
-    found: dict[str, float] = {}
-    for name in USUAL_SCORED:
-        values = getattr(maps, name)
-        flat = kept_values(values)
-        one = _MapScores(values, flat, value_sum(flat), None)
-        found |= {f'{name}.{kind}': value
-                  for kind, value in one.compute(frozenset(USUAL_KINDS), ()).items()}
-    return {name: found[name] for name in score_names()}
-
-
 def class_keys(card: ModelCard) -> tuple[str, ...]:
     """Return the ending of the name of each class's score, with the id if names are repeated."""
     names = card.class_names
